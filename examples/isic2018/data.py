@@ -1,0 +1,353 @@
+"""Read the ISIC 2018 task 3 folder, split it by lesion and load its images.
+
+The folder is the challenge's own::
+
+    ISIC2018_Task3_Training_Input/ISIC_0024306.jpg ...
+    ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv
+    ISIC2018_Task3_Training_LesionGroupings.csv    optional: which images show the same lesion
+    splits/lesion_disjoint.csv                     optional: columns image, split, fold
+
+Both challenge CSV files may lie in the folder itself or in its ground-truth folder.
+"""
+
+import csv
+import io
+import os
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+
+_INPUT = "ISIC2018_Task3_Training_Input"
+_TRUTH = "ISIC2018_Task3_Training_GroundTruth"
+_GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings"
+_TEST = "test"
+_WAY_OUT = f"name the folder that holds {_INPUT} and {_TRUTH}, unpacked"
+
+
+class DataError(ValueError):
+    """The data on disk, or the part of it asked for, cannot be used as it is."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image: its id, its file, its class (index into `CLASSES`) and the lesion it shows."""
+
+    image: str
+    path: Path
+    label: int
+    lesion: str
+
+
+class _Row(NamedTuple):
+    line: int
+    values: list[str]
+
+
+def read_records(root: Path) -> list[Record]:
+    """Read the images of a challenge folder in ground-truth order, checking all of it but pixels.
+
+    Without a lesion groupings file every image counts as a lesion of its own.
+
+    Raises:
+        DataError: A folder, file or listed image is missing, or a CSV row makes no sense.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; {_WAY_OUT}")
+    folder = root / _INPUT
+    files = _file_names(folder)
+    truth = _find(root, f"{_TRUTH}.csv")
+    if truth is None:
+        raise DataError(f"{root / _TRUTH / _TRUTH}.csv: no such file; {_WAY_OUT}")
+    rows = _read_table(truth, CLASSES)
+    groupings = _find(root, f"{_GROUPINGS}.csv")
+    lesions = None if groupings is None else _read_table(groupings, ("lesion_id",))
+
+    missing = [image for image in rows if f"{image}.jpg" not in files]
+    if missing:
+        raise DataError(
+            f"{truth}:{rows[missing[0]].line}: {missing[0]}.jpg is not in {folder}, which lacks "
+            f"{len(missing)} of the {len(rows)} images listed; complete the download"
+        )
+    records = []
+    for image, row in rows.items():
+        where = f"{truth}:{row.line}"
+        lesion = image
+        if lesions is not None:
+            if image not in lesions:
+                raise DataError(f"{where}: image {image} is not in {groupings}; add its row there")
+            line, (lesion,) = lesions[image]
+            if not lesion:
+                raise DataError(f"{groupings}:{line}: image {image} has no lesion_id; fill it in")
+        label = _one_hot_index(row.values, where)
+        records.append(Record(image, folder / f"{image}.jpg", label, lesion))
+    return records
+
+
+def read_folds(path: Path, records: Sequence[Record]) -> list[int | None]:
+    """Read which fold each record is in from a CSV file with the columns image, split and fold.
+
+    Returns:
+        One entry per record: its fold, from 0, for split "train", None for split "test".
+
+    Raises:
+        DataError: The file does not list exactly the images of `records`, a row makes no sense,
+            or the images of one lesion are not all in one place.
+    """
+    rows = _read_table(path, ("split", "fold"))
+    lesion_of = {record.image: record.lesion for record in records}
+    folds: dict[str, int | None] = {}
+    places: dict[str, tuple[int | None, int]] = {}
+    for image, (line, (split, text)) in rows.items():
+        where = f"{path}:{line}"
+        if image not in lesion_of:
+            raise DataError(f"{where}: image {image} is not in the ground truth; remove the row")
+        fold = _parse_fold(split, text, where)
+        first, first_line = places.setdefault(lesion_of[image], (fold, line))
+        if fold != first:
+            raise DataError(
+                f"{where}: lesion {lesion_of[image]} is in {_part(fold)!r} here but in "
+                f"{_part(first)!r} on line {first_line}; keep all images of a lesion together"
+            )
+        folds[image] = fold
+    missing = [record.image for record in records if record.image not in folds]
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of {len(records)} images have no row, the first of them "
+            f"{missing[0]}; add them or use a split made for this data"
+        )
+    return [folds[record.image] for record in records]
+
+
+def make_folds(records: Sequence[Record], *, num_folds: int = 5, seed: int = 0) -> list[int]:
+    """Deal whole lesions to folds so that every class is spread evenly over them.
+
+    While no lesion holds images of several classes, the image counts of a class in two folds
+    differ by at most the images of its largest lesion.
+
+    Args:
+        records: The images to split.
+        num_folds: Number of folds, at least 2.
+        seed: Seed of the dealing; the global random state is neither used nor changed.
+
+    Returns:
+        The fold of each record, in `[0, num_folds)`.
+
+    Raises:
+        ValueError: `num_folds` is below 2.
+    """
+    if num_folds < 2:
+        raise ValueError(f"num_folds must be at least 2, got {num_folds}")
+    lesions: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        lesions.setdefault(record.lesion, []).append(index)
+    members = list(lesions.values())
+    shuffle = torch.randperm(len(members), generator=torch.Generator().manual_seed(seed))
+    # Large lesions come first, so that the small ones can even out what those leave uneven.
+    dealing = sorted((members[i] for i in shuffle.tolist()), key=len, reverse=True)
+
+    folds = [0] * len(records)
+    counts = [[0] * len(CLASSES) for _ in range(num_folds)]
+    for lesion in dealing:
+        labels = [records[index].label for index in lesion]
+        crowding = [(sum(count[label] for label in labels), sum(count)) for count in counts]
+        fold = crowding.index(min(crowding))
+        for index, label in zip(lesion, labels, strict=True):
+            folds[index] = fold
+            counts[fold][label] += 1
+    return folds
+
+
+def hold_out(
+    records: Sequence[Record], folds: Sequence[int | None], name: str
+) -> tuple[list[Record], list[Record]]:
+    """Divide records into those to train on and those held out; test images are never trained on.
+
+    Args:
+        records: The images.
+        folds: Fold of each record, None for a test image.
+        name: Fold to hold out, as in "0", or "test" to train on all folds.
+
+    Raises:
+        DataError: Nothing goes by that name, or a class is left without training images.
+    """
+    parts = [_part(fold) for fold in folds]
+    if name not in parts:
+        existing = ", ".join(sorted(set(parts)))
+        raise DataError(f"no images to hold out as {name!r}; choose from: {existing}")
+    pairs = list(zip(records, parts, strict=True))
+    train = [record for record, part in pairs if part not in (name, _TEST)]
+    held = [record for record, part in pairs if part == name]
+    present = {CLASSES[record.label] for record in train}
+    absent = [label for label in CLASSES if label not in present]
+    if absent:
+        raise DataError(
+            f"holding out {name!r} leaves no training image of class {', '.join(absent)}; "
+            "hold out another part, use another split or add images of that class"
+        )
+    return train, held
+
+
+def folds_of(
+    root: Path, records: Sequence[Record], *, split_file: Path | None, seed: int
+) -> list[int | None]:
+    """Return the fold of each record, from a split file where there is one.
+
+    The file is `split_file`, else `splits/lesion_disjoint.csv` in `root`. Without either the
+    folds are made with `make_folds`, which `seed` is for, and there are no test images.
+
+    Raises:
+        DataError: The split file cannot be used; see `read_folds`.
+    """
+    default = root / "splits" / "lesion_disjoint.csv"
+    if split_file is None and default.exists():
+        split_file = default
+    if split_file is None:
+        return list(make_folds(records, seed=seed))
+    return read_folds(split_file, records)
+
+
+class LesionImages(Dataset[tuple[Tensor, int]]):
+    """The images of some records, decoded when asked for, and their labels.
+
+    Args:
+        records: The images, in the order of the dataset.
+        transform: Called with each image, uint8 `(3, H, W)` in `[0, 255]`.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], transform: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.records = list(records)
+        self.labels = [record.label for record in self.records]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return the transformed image and its label.
+
+        Raises:
+            DataError: The file is missing, broken or neither RGB nor greyscale.
+        """
+        image = _load_rgb(self.records[index].path)
+        return image if self.transform is None else self.transform(image), self.labels[index]
+
+
+def _load_rgb(path: Path) -> Tensor:
+    """Return the image in a file as uint8 `(3, H, W)`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                mode = image.mode
+                pixels = np.array(image.convert("RGB"))
+    except Exception as exc:
+        # On a damaged file Pillow raises whatever its parsers stumble over, not only OSError.
+        raise DataError(f"{path}: cannot be read as an image ({exc}); replace the file") from exc
+    if mode not in ("RGB", "L"):
+        raise DataError(f"{path}: expected an RGB or greyscale image, got mode {mode}; convert it")
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _file_names(folder: Path) -> set[str]:
+    # One listing, because asking for thousands of files one by one is slow on network drives.
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError as exc:
+        raise DataError(f"{folder}: cannot be listed ({exc.strerror}); {_WAY_OUT}") from exc
+
+
+def _find(root: Path, name: str) -> Path | None:
+    places = (root / name, root / _TRUTH / name)
+    return next((place for place in places if place.exists()), None)
+
+
+def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Read the fields of a CSV file with the number of each line, leaving out blank lines."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read ({exc.strerror}); check the path") from exc
+    except UnicodeDecodeError as exc:
+        line = exc.object.count(b"\n", 0, exc.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8 text ({exc.reason}); save it as UTF-8") from exc
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        return [(reader.line_num, fields) for fields in reader if fields]
+    except csv.Error as exc:
+        raise DataError(f"{path}:{reader.line_num}: not CSV ({exc}); mend the line") from exc
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> dict[str, _Row]:
+    """Read a CSV file with a row per image: the values of `columns` by image, in file order."""
+    lines = _read_lines(path)
+    if len(lines) < 2:
+        raise DataError(
+            f"{path}: expected a header and a row per image, got {len(lines)} lines; replace it"
+        )
+    (header_line, header), *body = lines
+    wanted = ("image", *columns)
+    if not set(wanted) <= set(header) or len(set(header)) < len(header):
+        raise DataError(
+            f"{path}:{header_line}: expected the columns {', '.join(wanted)} and no column twice, "
+            f"got {', '.join(header)}; mend the header"
+        )
+    picks = [header.index(name) for name in wanted]
+    rows: dict[str, _Row] = {}
+    for line, fields in body:
+        where = f"{path}:{line}"
+        if len(fields) != len(header):
+            raise DataError(f"{where}: expected {len(header)} fields, got {len(fields)}; mend it")
+        image, *values = (fields[pick] for pick in picks)
+        # Ids become file names: none may point out of the data folder.
+        if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", image):
+            raise DataError(
+                f"{where}: expected an image id of letters, digits and _ - . only, got {image!r}; "
+                "write it without folder and extension"
+            )
+        if image in rows:
+            raise DataError(f"{where}: image {image} is on line {rows[image].line} too; remove one")
+        rows[image] = _Row(line, values)
+    return rows
+
+
+def _one_hot_index(values: list[str], where: str) -> int:
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        numbers = []
+    if numbers.count(1.0) != 1 or numbers.count(0.0) != len(CLASSES) - 1:
+        raise DataError(
+            f"{where}: expected 1 for one class and 0 for the others, got {','.join(values)} for "
+            f"{', '.join(CLASSES)}; mend the row"
+        )
+    return numbers.index(1.0)
+
+
+def _parse_fold(split: str, text: str, where: str) -> int | None:
+    if split == _TEST and not text:
+        return None
+    if split == "train" and re.fullmatch("[0-9]{1,4}", text):
+        return int(text)
+    raise DataError(
+        f'{where}: expected split "train" with a fold such as 0, or "{_TEST}" with an empty fold, '
+        f"got split {split!r} with fold {text!r}; mend the row"
+    )
+
+
+def _part(fold: int | None) -> str:
+    return _TEST if fold is None else str(fold)

@@ -1,0 +1,320 @@
+"""Every check of what users hand in, and its wording.
+
+Types, shapes, dtypes and devices are always checked. Values are looked at on CPU tensors only:
+on an accelerator that would make the host wait for the device.
+"""
+
+from collections.abc import Collection, Sequence
+from numbers import Integral, Real
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IMAGE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8)
+
+
+def _described(value: object) -> str:
+    """Name a value in an error: shape and dtype of a tensor, type and value of the rest."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def number(name: str, value: object, *, low: float = 0.0, high: float = float("inf")) -> float:
+    """Accept a real number in [`low`, `high`]."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"Expected `{name}` to be a number, but got {_described(value)}.")
+    value = float(value)
+    if not low <= value <= high:
+        bounds = f"in [{low:g}, {high:g}]" if high < float("inf") else f"at least {low:g}"
+        raise ValueError(f"Expected `{name}` to be {bounds}, but got {value!r}.")
+    return value
+
+
+def integer(name: str, value: object, *, low: int = 1) -> int:
+    """Accept an integer of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"Expected `{name}` to be an integer, but got {_described(value)}.")
+    if value < low:
+        raise ValueError(f"Expected `{name}` to be at least {low}, but got {value!r}.")
+    return int(value)
+
+
+def choice(name: str, value: object, allowed: Collection[str], otherwise: str = "") -> None:
+    """Accept one of the `allowed` words; `otherwise` tells what else the caller accepts."""
+    if not isinstance(value, str) or value not in allowed:
+        words = ", ".join(f"'{word}'" for word in allowed)
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(f"Expected `{name}` to be one of {words}{otherwise}, but got {value!r}.")
+
+
+def generator(value: object) -> None:
+    """Accept a `torch.Generator` or None."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(
+            f"Expected `generator` to be a torch.Generator or None, but got {_described(value)}; "
+            "make one with torch.Generator().manual_seed(seed)."
+        )
+
+
+def classes(num_classes: object, class_counts: object) -> tuple[int, Tensor | None]:
+    """Settle the number of classes K and their counts `(K,)` from the two arguments."""
+    if class_counts is None:
+        if num_classes is None:
+            raise ValueError("Expected `num_classes` or `class_counts`, but got neither.")
+        return integer("num_classes", num_classes), None
+    try:
+        counts = torch.as_tensor(class_counts).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            "Expected `class_counts` to be a sequence of numbers, "
+            f"but got {_described(class_counts)}."
+        ) from error
+    if counts.ndim != 1 or len(counts) == 0:
+        raise ValueError(
+            "Expected `class_counts` to have shape (K,), one count a class, "
+            f"but got shape {tuple(counts.shape)}."
+        )
+    if counts.is_complex() or counts.dtype == torch.bool:
+        raise TypeError(f"Expected `class_counts` to be numbers, but got dtype {counts.dtype}.")
+    if not bool((counts >= 0).all()) or not bool(counts.isfinite().all()):
+        raise ValueError(
+            f"Expected `class_counts` to be finite and at least 0, but got {counts.tolist()}."
+        )
+    if num_classes is not None and integer("num_classes", num_classes) != len(counts):
+        raise ValueError(
+            "Expected `num_classes` to be the length of `class_counts`, "
+            f"but got {num_classes} and {len(counts)}; give one of the two."
+        )
+    return len(counts), counts.float() if counts.is_floating_point() else counts.long()
+
+
+def channel_values(name: str, value: float | Sequence[float] | Tensor) -> Tensor:
+    """Accept one finite number, or one for each channel: a float32 tensor `(1,)` or `(C,)`."""
+    try:
+        numbers = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"Expected `{name}` to be a number or one a channel, but got {_described(value)}."
+        ) from error
+    if numbers.ndim > 1 or numbers.numel() == 0 or not bool(numbers.isfinite().all()):
+        raise ValueError(
+            f"Expected `{name}` to be a finite number or one a channel, "
+            f"but got {_described(value)}."
+        )
+    return numbers.reshape(-1)
+
+
+def normalization(mean: Any, std: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Accept both `mean` and `std` of the images' normalisation, or neither."""
+    if (mean is None) != (std is None):
+        missing = "mean" if mean is None else "std"
+        raise ValueError(f"Expected `mean` and `std` together, but `{missing}` is None.")
+    if mean is None:
+        return None, None
+    mean, std = channel_values("mean", mean), channel_values("std", std)
+    if not bool((std > 0).all()):
+        raise ValueError(f"Expected `std` to be positive, but got {std.tolist()}.")
+    if len(mean) != len(std) and 1 not in (len(mean), len(std)):
+        raise ValueError(
+            "Expected `mean` and `std` to have one length, "
+            f"but got {len(mean)} and {len(std)} numbers."
+        )
+    return mean, std
+
+
+def images(value: object, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+    """Accept images `(B,C,H,W)`, whose channels `mean` and `std` fit where they are given."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"Expected `images` to be a tensor of shape (B,C,H,W), but got {_described(value)}."
+        )
+    if value.dtype not in IMAGE_DTYPES:
+        raise TypeError(
+            "Expected `images` to be float16, bfloat16, float32, float64 or uint8, "
+            f"but got {value.dtype}; convert them first."
+        )
+    if value.ndim != 4 or 0 in value.shape[1:]:
+        raise ValueError(
+            "Expected `images` to have shape (B,C,H,W) with C, H, W >= 1, "
+            f"but got shape {tuple(value.shape)}."
+        )
+    for name, numbers in (("mean", mean), ("std", std)):
+        if numbers is not None and len(numbers) not in (1, value.shape[1]):
+            raise ValueError(
+                f"Expected `{name}` to have one number for each of the images' "
+                f"{value.shape[1]} channels, but got {len(numbers)}."
+            )
+
+
+def labels(value: object, batch: int, num_classes: int, device: torch.device) -> Tensor:
+    """Accept class indices or rows; return int64 `(B,)` or the rows `(B,K)` as they are."""
+    if not isinstance(value, Tensor):
+        hint = "; pass the model as model=" if isinstance(value, torch.nn.Module) else ""
+        raise TypeError(f"Expected `labels` to be a tensor, but got {_described(value)}{hint}.")
+    is_index = not value.is_floating_point() and value.dtype != torch.bool
+    if is_index and value.shape == (batch, 1) and num_classes != 1:
+        value = value.squeeze(1)
+    accepted = (batch,) if is_index and value.ndim == 1 else (batch, num_classes)
+    if tuple(value.shape) != accepted or value.is_complex():
+        raise ValueError(
+            f"Expected `labels` to be integers of shape (B,) or (B,1), or rows of shape (B,K), "
+            f"with B = {batch} images and K = {num_classes} classes, but got {_described(value)}."
+        )
+    if value.device != device:
+        raise ValueError(
+            f"Expected `labels` on the images' device {device}, but got {value.device}; "
+            "move both to one device."
+        )
+    if value.device.type == "cpu" and value.numel():
+        _label_values(value, num_classes)
+    return value.detach().long() if value.ndim == 1 else value.detach()
+
+
+def _label_values(value: Tensor, num_classes: int) -> None:
+    """Check the values of labels that lie on the CPU."""
+    if value.ndim == 1:
+        low, high = int(value.min()), int(value.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"Expected `labels` in 0 to {num_classes - 1} (K = {num_classes} classes), "
+                f"but got {low if low < 0 else high}."
+            )
+        return
+    rows = value.double()
+    # Soft labels in half precision sum to 1 only up to their own rounding.
+    tolerance = 1e-2 if value.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    wrong = ~((rows.sum(dim=1) - 1).abs() <= tolerance) | (rows < 0).any(dim=1)
+    if bool(wrong.any()):
+        first = int(wrong.to(torch.int8).argmax())
+        raise ValueError(
+            "Expected each row of `labels` to be a distribution (at least 0, sum 1), "
+            f"but row {first} is {rows[first].tolist()}."
+        )
+
+
+def partner(value: object, batch: int, device: torch.device, name: str = "partner") -> Tensor:
+    """Accept indices `(B,)` into the batch; return them as int64."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Expected `{name}` to be a tensor, but got {_described(value)}.")
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"Expected `{name}` to hold integers, but got {value.dtype}.")
+    if tuple(value.shape) != (batch,):
+        raise ValueError(
+            f"Expected `{name}` to have shape ({batch},), one index a sample, "
+            f"but got shape {tuple(value.shape)}."
+        )
+    if value.device != device:
+        raise ValueError(f"Expected `{name}` on {device}, but got {value.device}.")
+    if value.device.type == "cpu" and batch:
+        low, high = int(value.min()), int(value.max())
+        if low < 0 or high >= batch:
+            raise ValueError(
+                f"Expected `{name}` in 0 to {batch - 1}, "
+                f"but got {low if low < 0 else high}; give i itself to leave sample i unmixed."
+            )
+    return value.detach().long()
+
+
+def saliency_maps(value: object, images: Tensor) -> Tensor:
+    """Accept maps `(B,H,W)` or `(B,1,H,W)` of the images' size; return them as `(B,H,W)`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Expected `saliency` to be a tensor, but got {_described(value)}.")
+    batch, _, height, width = images.shape
+    if tuple(value.shape) not in ((batch, height, width), (batch, 1, height, width)):
+        raise ValueError(
+            f"Expected `saliency` to have shape {(batch, height, width)}, the images' size, "
+            f"but got shape {tuple(value.shape)}; resize maps with "
+            "torch.nn.functional.interpolate."
+        )
+    if value.is_complex():
+        raise TypeError(f"Expected `saliency` to be real, but got {value.dtype}.")
+    if value.device != images.device:
+        raise ValueError(
+            f"Expected `saliency` on the images' device {images.device}, but got {value.device}."
+        )
+    return value.detach().reshape(batch, height, width)
+
+
+def provider_has_model(provider: Any, value: object) -> None:
+    """Accept a model, or None where the provider needs none."""
+    if not getattr(provider, "needs_model", False):
+        return
+    name = type(provider).__name__
+    if value is None:
+        raise ValueError(
+            f"Expected `model` for {name}, but got None; call mixer(images, labels, model), "
+            "or use model-free saliency."
+        )
+    if not isinstance(value, torch.nn.Module):
+        raise TypeError(
+            f"Expected `model` for {name} to be a torch.nn.Module, but got {_described(value)}."
+        )
+
+
+def labels_and_model(
+    provider: Any, images: Tensor, labels: Tensor | None, model: torch.nn.Module | None
+) -> tuple[Tensor, torch.nn.Module]:
+    """Accept what a model-based provider is called with; return one-hot rows as floats."""
+    provider_has_model(provider, model)
+    if labels is None or labels.ndim not in (1, 2) or len(labels) != len(images):
+        raise ValueError(
+            f"Expected `labels` for {type(provider).__name__} of shape (B,) or (B,K) with "
+            f"B = {len(images)}, but got {_described(labels)}."
+        )
+    return labels.float() if labels.ndim == 2 else labels.long(), cast(torch.nn.Module, model)
+
+
+def images_fit_plan(value: object, partner: Tensor, image_size: tuple[int, int]) -> None:
+    """Accept images of a plan's batch, size and device."""
+    images(value)
+    value = cast(Tensor, value)
+    if len(value) != len(partner) or tuple(value.shape[2:]) != image_size:
+        raise ValueError(
+            f"Expected `images` of the plan's shape ({len(partner)}, C, {image_size[0]}, "
+            f"{image_size[1]}), but got shape {tuple(value.shape)}."
+        )
+    if value.device != partner.device:
+        raise ValueError(
+            f"Expected `images` on the plan's device {partner.device}, but got {value.device}."
+        )
+
+
+def dataset_labels(value: object) -> Tensor:
+    """Accept a data set's labels, integers `(N,)` or `(N,1)`; return int64 `(N,)` on the CPU."""
+    if isinstance(value, torch.utils.data.Sampler):
+        raise TypeError(
+            "Expected `labels` to be the data set's labels, but got a sampler. Lightning does "
+            "this when it rebuilds batch samplers: give Trainer(use_distributed_sampler=False) "
+            "and pass `num_replicas` and `rank` yourself."
+        )
+    try:
+        if isinstance(value, Tensor):
+            given = value.detach().cpu()
+        elif isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+            raise TypeError(type(value).__name__)
+        else:
+            given = torch.from_numpy(np.atleast_1d(np.asarray(value)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"Expected `labels` to be a sequence, array or tensor of integers, "
+            f"but got {_described(value)}."
+        ) from error
+    if given.ndim == 2 and given.shape[1] == 1:
+        given = given.squeeze(1)
+    if given.ndim != 1 or given.numel() == 0:
+        raise ValueError(
+            "Expected `labels` to have shape (N,), one class index a sample and N >= 1, "
+            f"but got shape {tuple(given.shape)}."
+        )
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(
+            f"Expected `labels` to be integers, but got {given.dtype}; convert class indices "
+            "with labels.long(), or one-hot rows with labels.argmax(1)."
+        )
+    if int(given.min()) < 0:
+        raise ValueError(f"Expected `labels` to be at least 0, but got {int(given.min())}.")
+    return given.long()

@@ -1,0 +1,40 @@
+"""Room 3: from class labels to partners, drawn uniformly among those that are eligible.
+
+Partners come from the sorted order of the batch, so that a draw costs O(B log B) and no (B,B)
+table of eligibility is ever made.
+"""
+
+import torch
+from torch import Tensor
+
+
+def class_counts_in(classes: Tensor, num_classes: int) -> Tensor:
+    """Count the samples of each class in `classes (B,)`: `(K,)` int64, without a host sync."""
+    ones = torch.ones_like(classes)
+    return classes.new_zeros(num_classes).scatter_add_(0, classes, ones)
+
+
+def draw_at_least_as_frequent(frequency: Tensor, uniform: Tensor) -> Tensor:
+    """Draw for each sample another one whose class is at least as frequent as its own.
+
+    This is how an image of a rare class gets the background of a head class, while the most
+    frequent class of the batch mixes within itself.
+
+    Args:
+        frequency: count of each sample's class, `(B,)`; all equal makes everybody eligible.
+        uniform: random numbers in [0, 1), `(B,)`.
+
+    Returns:
+        `partner (B,)` int64; a sample without an eligible partner gets itself.
+    """
+    itself = torch.arange(len(frequency), device=frequency.device)
+    if len(frequency) < 2:
+        return itself
+    falling, order = torch.sort(frequency, descending=True, stable=True)
+    # Eligible are the first `reach` samples of `order`, the sample itself among them.
+    reach = torch.searchsorted(-falling, -frequency, right=True)
+    place = torch.empty_like(order).scatter_(0, order, itself)  # each sample's place in `order`
+    others = reach - 1
+    pick = torch.minimum((uniform * others).long(), (others - 1).clamp(min=0))
+    pick = pick + (pick >= place)  # skip the sample itself
+    return torch.where(others > 0, order[pick.clamp(max=len(order) - 1)], itself)

@@ -1,0 +1,99 @@
+"""Room 2: from saliency maps to patch scores, from the scores of a pair to its mixing ratios.
+
+The formulas are those of SPMix (arXiv 2406.10801, section 2.2). A patch grid covers the whole
+image; where P does not divide the height or width, border patches have fewer pixels.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Relative to the scores' magnitude: far above float32 rounding, far below what an eye could see.
+FLAT_TOLERANCE = 1e-5
+
+
+def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Rows and columns of the patch grid, `(ceil(H/P), ceil(W/P))`."""
+    height, width = image_size
+    return math.ceil(height / patch_size), math.ceil(width / patch_size)
+
+
+def patch_scores(saliency: Tensor, patch_size: int) -> Tensor:
+    """Average `saliency (B,H,W)` over each patch, a border patch over the pixels it really has.
+
+    Returns:
+        `(B,gh,gw)`, in the dtype of the maps.
+    """
+    batch, *image_size = saliency.shape
+    if batch == 0:
+        return saliency.new_zeros(0, *patch_grid((image_size[0], image_size[1]), patch_size))
+    # Without padding, `ceil_mode` windows are cut at the border and divided by what is left.
+    return F.avg_pool2d(saliency.unsqueeze(1), patch_size, ceil_mode=True).squeeze(1)
+
+
+def jitter_scores(scores: Tensor, noise: Tensor, jitter: float) -> Tensor:
+    """Add `noise` to `scores`, scaled to `jitter` standard deviations of each image's scores.
+
+    Args:
+        scores: `(B,gh,gw)`.
+        noise: `(B,gh,gw)`, of mean 0 and variance 1.
+        jitter: standard deviation of what is added, in units of that image's own spread.
+    """
+    spread = scores.std(dim=(1, 2), correction=0, keepdim=True)
+    return scores + jitter * spread * noise.to(scores.dtype)
+
+
+def normalize_scores(scores: Tensor) -> Tensor:
+    """Stretch each image's `scores (B,gh,gw)` to [0, 1]; all 1 where an image has no contrast.
+
+    A map without contrast cannot say where the object is, so every patch counts as salient.
+    """
+    if scores.numel() == 0:
+        return scores
+    low = scores.amin(dim=(1, 2), keepdim=True)
+    high = scores.amax(dim=(1, 2), keepdim=True)
+    span = high - low
+    flat = span <= FLAT_TOLERANCE * torch.maximum(high.abs(), low.abs())
+    return torch.where(flat, 1.0, (scores - low) / torch.where(flat, 1.0, span))
+
+
+def lift_scores(scores: Tensor, floor: float) -> Tensor:
+    """Lift normalised `scores` from [0, 1] to [`floor`, 1], so that no patch weighs less."""
+    return floor + (1 - floor) * scores
+
+
+def mix_ratios(own: Tensor, partner: Tensor, alpha: float) -> Tensor:
+    """Ratio of the own image in each patch, `min(alpha, max(own, partner))`.
+
+    The maximum lets the own image dominate also where the *partner* is salient: the partner's
+    object is held down rather than pasted in.
+
+    Args:
+        own: lifted scores of the own images, `(B,gh,gw)` in [0, 1].
+        partner: lifted scores of the partner images, the same shape.
+        alpha: upper bound of the ratio, in [0, 1].
+    """
+    return torch.maximum(own, partner).clamp(max=alpha)
+
+
+def expand_to_pixels(ratios: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
+    """Give every pixel the ratio of its patch: `(B,gh,gw)` to `(B,H,W)`."""
+    height, width = image_size
+    columns = ratios.repeat_interleave(patch_size, dim=2)[:, :, :width]
+    return columns.repeat_interleave(patch_size, dim=1)[:, :height]
+
+
+def own_share(ratios: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
+    """Mean ratio over the pixels of each image, `(B,)` in [0, 1].
+
+    A border patch counts by the pixels that it has.
+    """
+    rows, columns = (
+        (side - patch_size * torch.arange(patches, device=ratios.device)).clamp(max=patch_size)
+        for side, patches in zip(image_size, ratios.shape[1:], strict=True)
+    )  # pixels of each patch row and column
+    pixels = rows.unsqueeze(1) * columns
+    height, width = image_size
+    return (ratios * pixels).sum(dim=(1, 2)) / (height * width)

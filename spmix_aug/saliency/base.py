@@ -1,0 +1,62 @@
+"""What every saliency provider is, and what the model-free ones share."""
+
+from typing import Protocol
+
+import torch
+from kornia.color import rgb_to_grayscale
+from torch import Tensor, nn
+
+# Relative to the image's magnitude: above the rounding of a normalisation and a blur in float32,
+# far below one grey level of 255.
+FLAT_TOLERANCE = 1e-4
+
+
+class SaliencyProvider(Protocol):
+    """Computes how salient each pixel of each image is.
+
+    Attributes:
+        needs_model: whether `model` and `labels` are needed. A provider that needs none gets
+            images in [0, 1]; one that needs a model gets them as they came.
+    """
+
+    needs_model: bool
+
+    def __call__(
+        self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
+    ) -> Tensor:
+        """Compute maps `(B,H,W)`, non-negative, finite and float32.
+
+        Args:
+            images: `(B,C,H,W)`.
+            labels: class indices `(B,)` or class distributions `(B,K)`.
+            model: the classifier, which is left exactly as it was.
+
+        A sample's map must not depend on the other samples of the batch.
+        """
+        ...
+
+
+def grey_image(images: Tensor) -> Tensor:
+    """Make `images (B,C,H,W)` grey: luma for three channels, else the mean of the channels.
+
+    Pixels that are not finite become 0, so that they stay harmless in sums over the image.
+
+    Returns:
+        `(B,1,H,W)` float32.
+    """
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    images = images.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return rgb_to_grayscale(images) if images.shape[1] == 3 else images.mean(1, keepdim=True)
+
+
+def is_flat(grey: Tensor) -> Tensor:
+    """Tell which of the images `grey (B,1,H,W)` have no contrast: `(B,1,1,1)` bool."""
+    low, high = (extreme(dim=(1, 2, 3), keepdim=True) for extreme in (grey.amin, grey.amax))
+    return high - low <= FLAT_TOLERANCE * torch.maximum(high.abs(), low.abs())
+
+
+def scale_to_one(maps: Tensor) -> Tensor:
+    """Divide each of the `maps (B,1,H,W)` by its maximum; a map of zeros stays."""
+    highest = maps.amax(dim=(1, 2, 3), keepdim=True)
+    return maps / torch.where(highest > 0, highest, 1.0)

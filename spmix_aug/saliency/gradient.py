@@ -1,0 +1,62 @@
+"""Input-gradient saliency."""
+
+import math
+
+import torch
+from kornia.filters import gaussian_blur2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spmix_aug import _checks
+from spmix_aug.saliency.guard import logits_of, model_input, undisturbed
+
+
+class InputGradient:
+    """How much the loss would change with each pixel, |d loss / d input|; needs a model.
+
+    The largest magnitude over the channels (Simonyan et al., arXiv 1312.6034), smoothed. The
+    loss is the cross-entropy of each sample for the label given.
+
+    Args:
+        sigma: of the Gaussian that smooths the maps, in pixels; 0 smooths nothing.
+    """
+
+    needs_model = True
+
+    def __init__(self, sigma: float = 2.0) -> None:
+        self.sigma = _checks.number("sigma", sigma)
+
+    def __call__(
+        self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
+    ) -> Tensor:
+        """Compute maps `(B,H,W)` of `images (B,C,H,W)`, as the model takes them.
+
+        Raises:
+            TypeError: if the images are integers, or the model returns no logits.
+            ValueError: if labels or model are missing.
+        """
+        labels, model = _checks.labels_and_model(self, images, labels, model)
+        if not images.is_floating_point():
+            raise TypeError(
+                f"Expected floating `images` for InputGradient, but got {images.dtype}; "
+                "normalise them first, or use model-free saliency."
+            )
+        if len(images) == 0:
+            return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
+        with undisturbed(model, images.device) as network:
+            leaf = model_input(images, network)
+            # The clone lets a model begin with an operation in place.
+            logits = logits_of(network(leaf.clone()))
+            # A sum, so that each sample's gradient is its own.
+            loss = F.cross_entropy(logits, labels.clone(), reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            maps = gradient.float().abs().amax(dim=1, keepdim=True)  # (B,1,H,W)
+            maps = maps.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            if self.sigma > 0:
+                side = 2 * math.ceil(2 * self.sigma) + 1
+                sigmas = (self.sigma, self.sigma)
+                maps = gaussian_blur2d(maps, (side, side), sigmas, border_type="replicate")
+        return maps.squeeze(1)
+
+    def __repr__(self) -> str:
+        return f"InputGradient(sigma={self.sigma})"

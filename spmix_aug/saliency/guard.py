@@ -1,0 +1,93 @@
+"""Running somebody's model in training for its saliency, and leaving it as it was found."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Take a model out of its data-parallel and compiled wrappers.
+
+    Under DDP with a static graph, an extra pass through the wrapper breaks the synchronisation of
+    gradients silently; hooks that are added to a compiled model never fire.
+    """
+    while True:
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+@contextmanager
+def undisturbed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """Give the model, unwrapped and in eval mode, with gradients on and autocast off.
+
+    Afterwards, also when something raised, the training flag of every module, the buffers and
+    the random state are what they were. Gradients taken with `torch.autograd.grad` touch no
+    `.grad`.
+    """
+    model = unwrap(model)
+    training = [(module, module.training) for module in model.modules()]
+    buffers = [(module._buffers, dict(module._buffers)) for module, _ in training]
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        try:
+            for module, _ in training:
+                # `eval()` may be overridden, and would forget which modules the user froze.
+                module.training = False
+            for current, found in buffers:
+                # The pass works on copies: some modules update buffers in eval mode, too.
+                current.update({k: None if b is None else b.clone() for k, b in found.items()})
+            yield model
+        finally:
+            for module, was_training in training:
+                module.training = was_training
+            for current, found in buffers:
+                current.clear()
+                current.update(found)
+
+
+def model_input(images: Tensor, model: nn.Module) -> Tensor:
+    """Copy `images` for a model outside autocast: a leaf in the dtype of its parameters.
+
+    Floating images require grad, so that gradients flow through a frozen model as well.
+    """
+    copied = images.detach().clone()
+    if not copied.is_floating_point():
+        return copied
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), copied.dtype)
+    return copied.to(dtype).requires_grad_()
+
+
+def logits_of(output: Any) -> Tensor:
+    """Find the logits `(B,K)` in what a model returned, as float32.
+
+    They are the output itself, its `logits` entry or attribute, or its first tensor.
+
+    Raises:
+        TypeError: if there is no tensor of two dimensions.
+    """
+    found = output
+    if isinstance(found, Mapping):
+        found = found["logits"] if "logits" in found else next(iter(found.values()), None)
+    elif not isinstance(found, Tensor) and hasattr(found, "logits"):
+        found = found.logits
+    elif isinstance(found, (tuple, list)):
+        found = next((item for item in found if isinstance(item, Tensor)), None)
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
+        raise TypeError(
+            "Expected `model` to return logits of shape (B,K), alone, as `logits` or as the "
+            f"first tensor, but got {type(output).__name__}{shape}; wrap the model accordingly."
+        )
+    return found.float()

@@ -1,0 +1,229 @@
+"""Batches whose one half follows the data set and whose other half balances its classes."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, Sampler
+
+from spmix_aug import _checks
+
+# Torch's CPU generator uses the low 32 bits of a seed only. Strides and a prime modulus below
+# 2**32 keep the triples (seed, epoch, stream) apart there.
+_EPOCH_STRIDE = 1_000_003
+_STREAM_STRIDE = 2_654_435_761
+_LARGEST_PRIME = 4_294_967_291
+
+
+def class_counts(
+    labels: Sequence[int] | np.ndarray[Any, Any] | Tensor, num_classes: int | None = None
+) -> Tensor:
+    """Count the samples of each class.
+
+    Args:
+        labels: class index of each sample, `(N,)` or `(N,1)`.
+        num_classes: K; the largest label plus one when None.
+
+    Returns:
+        `(K,)` int64 on the CPU.
+
+    Raises:
+        TypeError: if `labels` is no sequence of integers.
+        ValueError: if a label is negative or not below `num_classes`.
+    """
+    classes = _checks.dataset_labels(labels)
+    if num_classes is not None:
+        num_classes = _checks.integer("num_classes", num_classes)
+        if int(classes.max()) >= num_classes:
+            raise ValueError(
+                f"Expected `labels` below `num_classes` = {num_classes}, "
+                f"but got {int(classes.max())}."
+            )
+    return torch.bincount(classes, minlength=num_classes or 0)
+
+
+class HeadTailSplit(NamedTuple):
+    """Class indices by how many training samples they have."""
+
+    many: list[int]
+    medium: list[int]
+    few: list[int]
+
+
+def head_tail_split(
+    counts: Sequence[int] | Tensor, *, many: int = 1000, few: int = 200
+) -> HeadTailSplit:
+    """Group classes into many-, medium- and few-shot ones, for reports (SPMix, section 3).
+
+    Args:
+        counts: training samples of each class, `(K,)`.
+        many: classes with more samples than this are many-shot.
+        few: classes with fewer samples than this are few-shot; the others are medium-shot.
+
+    Raises:
+        ValueError: if `few` is above `many`, or `counts` is not `(K,)`.
+    """
+    _, sizes = _checks.classes(None, counts)
+    if few > many:
+        raise ValueError(f"Expected `few` to be at most `many`, but got {few} and {many}.")
+    split = HeadTailSplit([], [], [])
+    for index, size in enumerate([] if sizes is None else sizes.tolist()):
+        group = split.many if size > many else split.few if size < few else split.medium
+        group.append(index)
+    return split
+
+
+class _InstancePass(Sampler[int]):
+    """One rank's part of a shuffled pass over the data set: every sample once over all ranks."""
+
+    def __init__(self, num_samples: int, num_replicas: int, rank: int, seed: int) -> None:
+        self.num_samples = num_samples
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.num_samples, self.num_replicas))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order().tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = _checks.integer("epoch", epoch, low=0)
+
+    def generator(self, stream: int) -> torch.Generator:
+        """Make the generator of one stream of draws of this epoch."""
+        mixed = self.seed * _EPOCH_STRIDE + self.epoch + stream * _STREAM_STRIDE
+        return torch.Generator().manual_seed(mixed % _LARGEST_PRIME)
+
+    def order(self) -> Tensor:
+        """Draw this epoch's order; every rank draws the same one and takes its share."""
+        order = torch.randperm(self.num_samples, generator=self.generator(stream=0))
+        return order[self.rank :: self.num_replicas]
+
+
+class TailHeadPairSampler(BatchSampler):
+    """Batches of which one part passes through the data set and the other balances its classes.
+
+    In each batch `round(batch_size * tail_fraction)` places are class-balanced draws with
+    replacement, where a sample of a class of n has the weight `n ** -gamma`. The other places
+    come from an instance-balanced pass: every sample exactly once an epoch over all ranks. A last
+    batch that the pass cannot fill is filled with balanced draws. The instance-balanced places
+    come first in a batch. With `tail_fraction=1` an epoch has as many draws as samples (SPMix,
+    section 2.1, where the two parts are two loaders).
+
+    An epoch's batches follow from `(seed, epoch, num_replicas, rank)` alone, so call `set_epoch`
+    before each epoch, as with `DistributedSampler`. No process group is looked for: Accelerate
+    shards by itself, under plain DDP pass `num_replicas` and `rank`.
+
+    Args:
+        labels: class index of each sample of the data set, `(N,)` or `(N,1)` integers.
+        batch_size: samples in a batch of one rank.
+        tail_fraction: share of class-balanced places, in [0, 1].
+        gamma: strength of the balancing; 0 draws like the data set, 1 all classes alike.
+        num_replicas: number of ranks.
+        rank: this rank, from 0.
+        seed: base seed, the same on all ranks.
+        drop_last: drop a last batch that the pass cannot fill, instead of filling it.
+
+    Attributes:
+        sampler: this rank's instance-balanced pass.
+        class_counts: `(K,)` int64, for `SaliencyPatchMix(class_counts=...)`.
+
+    Raises:
+        TypeError: if `labels` is a sampler or does not hold integers.
+        ValueError: if an argument is out of its range.
+    """
+
+    sampler: _InstancePass
+    batch_size: int
+    drop_last: bool
+
+    def __init__(
+        self,
+        labels: Sequence[int] | np.ndarray[Any, Any] | Tensor,
+        batch_size: int,
+        *,
+        tail_fraction: float = 0.5,
+        gamma: float = 1.0,
+        num_replicas: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        classes = _checks.dataset_labels(labels)
+        batch_size = _checks.integer("batch_size", batch_size)
+        num_replicas = _checks.integer("num_replicas", num_replicas)
+        rank = _checks.integer("rank", rank, low=0)
+        if rank >= num_replicas:
+            raise ValueError(
+                f"Expected `rank` below `num_replicas` = {num_replicas}, but got {rank}."
+            )
+        seed = _checks.integer("seed", seed, low=0)
+        super().__init__(
+            _InstancePass(len(classes), num_replicas, rank, seed), batch_size, drop_last
+        )
+        self.tail_fraction = _checks.number("tail_fraction", tail_fraction, high=1.0)
+        self.gamma = _checks.number("gamma", gamma)
+        self.num_balanced = round(batch_size * self.tail_fraction)
+        self.class_counts = torch.bincount(classes)
+        # Samples sorted by class: a class is drawn first, then one of its run in this order.
+        self._by_class = torch.argsort(classes, stable=True)
+        self._class_start = self.class_counts.cumsum(0) - self.class_counts
+        self._next_batch = 0
+
+    def __len__(self) -> int:
+        """Count the batches of an epoch, the same on every rank."""
+        passing = self.batch_size - self.num_balanced or self.batch_size
+        per_round = passing * self.sampler.num_replicas
+        samples = self.sampler.num_samples
+        return samples // per_round if self.drop_last else -(-samples // per_round)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches of this epoch, lists of `batch_size` indices."""
+        passing = self.batch_size - self.num_balanced
+        order = self.sampler.order()
+        in_pass = min(len(self) * passing, len(order))
+        balanced = self._draw_balanced(len(self) * self.batch_size - in_pass)
+        for batch in range(self._next_batch, len(self)):
+            from_pass = order[batch * passing : (batch + 1) * passing]
+            start = batch * self.num_balanced
+            # Only the last batch can lack samples of the pass, so its draws run to the end.
+            stop = start + self.batch_size - len(from_pass)
+            self._next_batch = batch + 1
+            yield torch.cat([from_pass, balanced[start:stop]]).tolist()
+        self._next_batch = 0
+
+    def _draw_balanced(self, number: int) -> Tensor:
+        """Draw `number` sample indices with weight `n_class ** -gamma`, with replacement."""
+        generator = self.sampler.generator(stream=1 + self.sampler.rank)
+        counts = self.class_counts.double()
+        # n samples of weight n ** -gamma each; a class without samples is never drawn.
+        weights = torch.where(counts > 0, counts.clamp(min=1) ** (1 - self.gamma), 0.0)
+        if number == 0:
+            return self._by_class.new_empty(0)
+        drawn = torch.multinomial(weights, number, replacement=True, generator=generator)
+        within = torch.rand(number, generator=generator, dtype=torch.float64) * counts[drawn]
+        return self._by_class[self._class_start[drawn] + within.long()]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches the next iteration yields."""
+        if epoch != self.sampler.epoch:
+            self._next_batch = 0
+        self.sampler.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Tell the epoch and the batch of it that comes next.
+
+        A DataLoader with workers asks for batches ahead of the training loop; what counts here
+        is what was asked for.
+        """
+        return {"epoch": self.sampler.epoch, "next_batch": self._next_batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where a sampler of the same settings was when it gave `state`."""
+        self.sampler.set_epoch(state["epoch"])
+        self._next_batch = _checks.integer("next_batch", state["next_batch"], low=0)

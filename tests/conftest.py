@@ -1,0 +1,26 @@
+"""Shared settings: hypothesis without deadlines, one seed for each test, real images if there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("default")
+
+REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared/data/isic2018_128"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def batch():
+    """Nine images, each of its own constant colour, in three classes of 5, 3 and 1."""
+    images = (torch.arange(9.0) / 10).view(9, 1, 1, 1).expand(9, 3, 20, 28).contiguous()
+    return images, torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2])

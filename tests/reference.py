@@ -1,0 +1,109 @@
+"""The method in slow loops over plain numbers, written from its formulas, as an oracle."""
+
+import math
+
+import numpy as np
+import scipy.ndimage
+import torch
+
+
+def patch_scores(saliency, patch_size):
+    """Mean of the saliency over each patch, border patches over their own pixels."""
+    batch, height, width = saliency.shape
+    rows, columns = math.ceil(height / patch_size), math.ceil(width / patch_size)
+    scores = torch.zeros(batch, rows, columns, dtype=saliency.dtype)
+    for b in range(batch):
+        for i in range(rows):
+            for j in range(columns):
+                values = [
+                    float(saliency[b, y, x])
+                    for y in range(i * patch_size, min((i + 1) * patch_size, height))
+                    for x in range(j * patch_size, min((j + 1) * patch_size, width))
+                ]
+                scores[b, i, j] = sum(values) / len(values)
+    return scores
+
+
+def ratios(scores, partner, floor, alpha):
+    """Min-max each image's scores, lift them, take the pair's maximum, bound it."""
+    batch, rows, columns = scores.shape
+    lifted = torch.zeros_like(scores)
+    for b in range(batch):
+        values = [float(v) for v in scores[b].flatten()]
+        low, high = min(values), max(values)
+        flat = high - low <= 1e-5 * max(abs(low), abs(high))
+        for i in range(rows):
+            for j in range(columns):
+                n = 1.0 if flat else (float(scores[b, i, j]) - low) / (high - low)
+                lifted[b, i, j] = floor + (1 - floor) * n
+    result = torch.ones_like(scores)
+    for b in range(batch):
+        if int(partner[b]) == b:
+            continue
+        for i in range(rows):
+            for j in range(columns):
+                own, other = float(lifted[b, i, j]), float(lifted[int(partner[b]), i, j])
+                result[b, i, j] = min(alpha, max(own, other))
+    return result
+
+
+def blend(images, partner, ratios, patch_size):
+    """Mix pixel by pixel with the ratio of the patch the pixel lies in."""
+    mixed = images.clone()
+    batch, channels, height, width = images.shape
+    for b in range(batch):
+        for y in range(height):
+            for x in range(width):
+                r = float(ratios[b, y // patch_size, x // patch_size])
+                for c in range(channels):
+                    own, other = float(images[b, c, y, x]), float(images[int(partner[b]), c, y, x])
+                    mixed[b, c, y, x] = r * own + (1 - r) * other
+    return mixed
+
+
+def ratio_targets(labels, partner, ratios, patch_size, image_size, num_classes):
+    """Count what each pixel got from its own and its partner's image."""
+    height, width = image_size
+    targets = torch.zeros(len(labels), num_classes, dtype=torch.float64)
+    for b in range(len(labels)):
+        for y in range(height):
+            for x in range(width):
+                r = float(ratios[b, y // patch_size, x // patch_size])
+                targets[b, int(labels[b])] += r / (height * width)
+                targets[b, int(labels[int(partner[b])])] += (1 - r) / (height * width)
+    return targets
+
+
+def fine_grained(grey, half_widths):
+    """On and off contrast with the surround of each pixel, summed over the scales."""
+    values = grey.numpy()
+    for _ in range(2):
+        for axis in (0, 1):
+            # scipy's "mirror" repeats no border pixel, as OpenCV's default border
+            values = scipy.ndimage.convolve1d(values, [0.25, 0.5, 0.25], axis, mode="mirror")
+    height, width = values.shape
+    on, off = np.zeros_like(values), np.zeros_like(values)
+    for half in half_widths:
+        for y in range(height):
+            for x in range(width):
+                square = values[
+                    max(0, y - half + 1) : y + half + 1, max(0, x - half + 1) : x + half + 1
+                ]
+                surround = (square.sum() - values[y, x]) / (square.size - 1)
+                on[y, x] += max(0.0, values[y, x] - surround)
+                off[y, x] += max(0.0, surround - values[y, x])
+    both = on / on.max() + off / off.max()
+    return torch.from_numpy(both / both.max())
+
+
+def spectral_residual(grey, floor):
+    """Log amplitude minus its local mean, back with the old phase, smoothed and squared."""
+    spectrum = np.fft.fft2(grey)
+    log_amplitude = np.log(np.abs(spectrum) + floor)
+    residual = log_amplitude - scipy.ndimage.uniform_filter(log_amplitude, 3, mode="mirror")
+    phase = spectrum / (np.abs(spectrum) + floor)
+    energy = np.abs(np.fft.ifft2(np.exp(residual) * phase))
+    weights = np.exp(-(np.arange(-2, 3) ** 2) / (2 * 8.0**2))
+    for axis in (0, 1):
+        energy = scipy.ndimage.convolve1d(energy, weights / weights.sum(), axis, mode="mirror")
+    return energy**2 / (energy**2).max()

@@ -1,0 +1,194 @@
+"""A model that was used for saliency is, to the bit, the model it was before."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spmix_aug import SaliencyPatchMix
+from spmix_aug.saliency import GradCAM, InputGradient
+from spmix_aug.saliency.guard import undisturbed, unwrap
+
+PROVIDERS = pytest.mark.parametrize("provider", [InputGradient(), GradCAM()], ids=repr)
+IMAGES, LABELS = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+
+
+class Counting(nn.Module):
+    """Counts its calls in a buffer, in training and in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("nothing", None)
+
+    def forward(self, x):
+        self.calls += 1
+        return x * 1
+
+
+class Breaking(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("broken layer")
+
+
+def model(*extra):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.ReLU(inplace=True),
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Dropout2d(0.5),
+        Counting(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        *extra,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+
+
+def snapshot(net):
+    return (
+        {name: value.clone() for name, value in net.state_dict().items()},
+        {name: id(value) for name, value in net.named_buffers()},
+        [module.training for module in net.modules()],
+        [parameter.requires_grad for parameter in net.parameters()],
+        [None if p.grad is None else p.grad.clone() for p in net.parameters()],
+        [
+            (len(m._forward_hooks), len(m._backward_hooks), len(m._forward_pre_hooks))
+            for m in net.modules()
+        ],
+        torch.get_rng_state(),
+        random.getstate(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+    )
+
+
+def assert_same(before, after):
+    for old, new in zip(before, after, strict=True):
+        if isinstance(old, torch.Tensor):
+            assert torch.equal(old, new)
+        elif isinstance(old, dict) and old and isinstance(next(iter(old.values())), torch.Tensor):
+            assert old.keys() == new.keys()
+            assert all(torch.equal(old[name], new[name]) for name in old)
+        elif isinstance(old, list) and old and isinstance(old[0], torch.Tensor):
+            assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
+        else:
+            assert old == new
+
+
+@PROVIDERS
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_found(provider, training):
+    net = model().train(training)
+    net[2].training = False  # a batch norm frozen by the user
+    net[6].weight.requires_grad = False
+    F.cross_entropy(net(IMAGES.clone()), LABELS).backward()  # gradients being accumulated
+    net[1].bias.grad = None
+    before = snapshot(net)
+    provider(IMAGES, LABELS, net)
+    grads_before, grads_after = before[4], [p.grad for p in net.parameters()]
+    assert [g is None for g in grads_before] == [g is None for g in grads_after]
+    after = snapshot(net)
+    for old, new in zip(before[4], after[4], strict=True):
+        assert (old is None and new is None) or torch.equal(old, new)
+    assert_same(before[:4] + before[5:], after[:4] + after[5:])
+
+
+@PROVIDERS
+def test_the_model_is_left_as_found_when_it_raises(provider):
+    net = model(Breaking()).train()
+    before = snapshot(net)
+    with pytest.raises(RuntimeError, match="broken layer"):
+        provider(IMAGES, LABELS, net)
+    assert_same(before, snapshot(net))
+
+
+@PROVIDERS
+def test_the_maps_are_those_of_eval_mode(provider):
+    net = model().train()
+    in_training = provider(IMAGES, LABELS, net)
+    torch.testing.assert_close(in_training, provider(IMAGES, LABELS, net.eval()))
+
+
+@PROVIDERS
+def test_frozen_models_have_maps(provider):
+    net = model().eval()
+    expected = provider(IMAGES, LABELS, net)
+    net.requires_grad_(False)
+    torch.testing.assert_close(provider(IMAGES, LABELS, net), expected)
+
+
+@PROVIDERS
+@pytest.mark.parametrize(
+    "context",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.autograd.detect_anomaly,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_maps_are_the_same_in_every_context(provider, context):
+    net = model().eval()
+    expected = provider(IMAGES, LABELS, net)
+    with context():
+        maps = provider(IMAGES.clone(), LABELS.clone(), net)
+    torch.testing.assert_close(maps, expected)
+
+
+@PROVIDERS
+def test_images_in_half_precision_meet_a_float32_model(provider):
+    maps = provider(IMAGES.half(), LABELS, model())
+    assert maps.dtype == torch.float32
+    torch.testing.assert_close(maps, provider(IMAGES.half().float(), LABELS, model()))
+
+
+@PROVIDERS
+def test_compiled_models_are_unwrapped(provider):
+    net = model()
+    compiled = torch.compile(net, backend="eager")
+    assert unwrap(compiled) is net
+    torch.testing.assert_close(provider(IMAGES, LABELS, compiled), provider(IMAGES, LABELS, net))
+
+
+def test_data_parallel_models_are_unwrapped():
+    net = model()
+    assert unwrap(nn.DataParallel(torch.compile(net, backend="eager"))) is net
+
+
+def test_training_after_saliency_equals_training_without():
+    def train(with_saliency):
+        net = model().train()
+        torch.manual_seed(1)
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        mixer = SaliencyPatchMix(num_classes=4, saliency="grad_cam", p=1.0)
+        mixer.generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            if with_saliency:
+                mixer(IMAGES, LABELS, net)
+            loss = F.cross_entropy(net(IMAGES.clone()), LABELS)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return net.state_dict()
+
+    without, with_saliency = train(False), train(True)
+    assert all(torch.equal(without[name], with_saliency[name]) for name in without)
+
+
+def test_buffers_that_a_pass_replaces_or_adds_are_put_back():
+    net = model()
+    counter = net[5]
+    found = counter.calls
+    with undisturbed(net, torch.device("cpu")) as inside:
+        inside[5].calls = torch.ones(3)
+        inside[5].register_buffer("more", torch.ones(1))
+    assert counter.calls is found
+    assert "more" not in dict(counter.named_buffers())

@@ -1,0 +1,86 @@
+"""Patch scores, ratios and the way between patch grid and pixels."""
+
+import pytest
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spmix_aug import patches
+
+sizes = st.tuples(st.integers(1, 13), st.integers(1, 13))
+
+
+def random_maps(batch, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, *size, generator=generator, dtype=torch.float64)
+
+
+@given(st.sampled_from([0, 1, 2, 3]), sizes, st.integers(1, 16), st.integers(0, 99))
+def test_patch_scores_agree_with_a_slow_loop(batch, size, patch_size, seed):
+    maps = random_maps(batch, size, seed)
+    expected = reference.patch_scores(maps, patch_size)
+    torch.testing.assert_close(patches.patch_scores(maps, patch_size), expected, rtol=0, atol=1e-12)
+
+
+@given(
+    st.sampled_from([0, 1, 2, 5]),
+    sizes,
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.integers(0, 99),
+)
+def test_ratios_agree_with_a_slow_loop(batch, grid, floor, alpha, seed):
+    scores = random_maps(batch, grid, seed)
+    scores[::2] *= 1e-4  # the scale of a map must not matter
+    partner = torch.randint(max(batch, 1), (batch,))
+    lifted = patches.lift_scores(patches.normalize_scores(scores), floor)
+    ratios = patches.mix_ratios(lifted, lifted[partner], alpha)
+    ratios[partner == torch.arange(batch)] = 1
+    expected = reference.ratios(scores, partner, floor, alpha)
+    torch.testing.assert_close(ratios, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 0.3, 1e6, -2.0])
+def test_a_map_without_contrast_counts_as_salient_everywhere(value):
+    scores = torch.full((1, 3, 3), value)
+    scores[0, 1, 1] += abs(value) * 1e-6  # rounding noise
+    assert torch.equal(patches.normalize_scores(scores), torch.ones(1, 3, 3))
+
+
+def test_small_contrast_is_contrast():
+    scores = torch.tensor([[[1.0, 1.0001]]])
+    torch.testing.assert_close(patches.normalize_scores(scores), torch.tensor([[[0.0, 1.0]]]))
+
+
+@given(sizes, st.integers(1, 16))
+def test_every_pixel_gets_the_ratio_of_its_patch(size, patch_size):
+    grid = patches.patch_grid(size, patch_size)
+    ratios = torch.rand(2, *grid)
+    pixels = patches.expand_to_pixels(ratios, patch_size, size)
+    assert pixels.shape == (2, *size)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            assert torch.equal(pixels[:, y, x], ratios[:, y // patch_size, x // patch_size])
+
+
+@given(sizes, st.integers(1, 16))
+def test_own_share_is_the_mean_over_pixels(size, patch_size):
+    ratios = torch.rand(3, *patches.patch_grid(size, patch_size), dtype=torch.float64)
+    pixels = patches.expand_to_pixels(ratios, patch_size, size)
+    share = patches.own_share(ratios, patch_size, size)
+    torch.testing.assert_close(share, pixels.mean(dim=(1, 2)), rtol=0, atol=1e-12)
+
+
+def test_jitter_is_measured_in_the_spread_of_each_image():
+    scores = random_maps(2, (40, 40), 0)
+    scores[1] *= 1000
+    noise = torch.randn(2, 40, 40, dtype=torch.float64)
+    change = patches.jitter_scores(scores, noise, 0.5) - scores
+    relative = change.std(dim=(1, 2)) / scores.std(dim=(1, 2))
+    torch.testing.assert_close(relative, torch.full((2,), 0.5).double(), rtol=0.1, atol=0)
+
+
+def test_jitter_leaves_a_flat_map_flat():
+    jittered = patches.jitter_scores(torch.full((1, 4, 4), 0.7), torch.randn(1, 4, 4), 1.0)
+    assert torch.equal(patches.normalize_scores(jittered), torch.ones(1, 4, 4))

@@ -1,0 +1,436 @@
+"""Providers: right against outside oracles, alone in their image, and flat where nothing is."""
+
+import pickle
+
+import numpy as np
+import pytest
+import reference
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spmix_aug.saliency import (
+    FineGrained,
+    GradCAM,
+    InputGradient,
+    SpectralResidual,
+    find_provider,
+)
+from spmix_aug.saliency.base import grey_image, is_flat, scale_to_one
+from spmix_aug.saliency.finegrained import fine_grained
+from spmix_aug.saliency.spectral import spectral_residual
+
+MODEL_FREE = [SpectralResidual(), FineGrained(), FineGrained(size=16)]
+MODEL_BASED = [InputGradient(), InputGradient(sigma=0), GradCAM()]
+
+
+def lesions(batch=3, size=(48, 60), seed=0, area=0.1):
+    """Light images with a dark disc each, and a little noise."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = (torch.linspace(-1, 1, side) for side in size)
+    centre = torch.rand(batch, 2, 1, 1, generator=generator) - 0.5
+    distance = (y.view(-1, 1) - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2
+    disc = (distance < area).float().unsqueeze(1)
+    noise = 0.02 * torch.rand(batch, 3, *size, generator=generator)
+    return 0.8 - 0.5 * disc + noise, disc.squeeze(1).bool()
+
+
+def small_cnn(inplace=True):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=inplace),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(inplace=inplace),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(16, 4),
+    )
+
+
+def ask(provider, images, labels=None, model=None):
+    if provider.needs_model:
+        labels = torch.arange(len(images)) % 4 if labels is None else labels
+        model = small_cnn() if model is None else model
+    return provider(images, labels, model)
+
+
+@pytest.mark.parametrize("provider", MODEL_FREE + MODEL_BASED, ids=repr)
+class TestEveryProvider:
+    def test_maps_are_finite_non_negative_float32_of_the_images_size(self, provider):
+        for dtype in (torch.float32, torch.float64):
+            images, _ = lesions()
+            model = small_cnn().to(dtype) if provider.needs_model else None
+            maps = ask(provider, images.to(dtype), model=model)
+            assert maps.shape == (3, 48, 60)
+            assert maps.dtype == torch.float32
+            assert not maps.requires_grad
+            assert bool(maps.isfinite().all())
+            assert float(maps.min()) >= 0
+            assert bool((maps.amax(dim=(1, 2)) > 0).all())
+
+    def test_a_map_does_not_depend_on_batch_mates(self, provider):
+        images, _ = lesions(4)
+        labels = torch.tensor([0, 1, 2, 3])
+        together = ask(provider, images, labels)
+        for i in range(4):
+            alone = ask(provider, images[i : i + 1], labels[i : i + 1])
+            torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-3, atol=1e-6)
+
+    def test_what_is_not_finite_stays_in_its_image(self, provider):
+        images, _ = lesions(3)
+        clean = ask(provider, images)
+        images[1, 0, 5, 5], images[1, 2, 9, 9] = float("nan"), float("inf")
+        broken = ask(provider, images)
+        assert bool(broken.isfinite().all())
+        torch.testing.assert_close(broken[[0, 2]], clean[[0, 2]], rtol=1e-4, atol=1e-6)
+
+    def test_images_are_left_alone(self, provider):
+        images, _ = lesions()
+        before = images.clone()
+        ask(provider, images)
+        assert torch.equal(images, before)
+        assert not images.requires_grad
+
+    def test_an_empty_batch(self, provider):
+        assert ask(provider, torch.zeros(0, 3, 16, 16)).shape == (0, 16, 16)
+
+    def test_autocast_is_switched_off_inside(self, provider):
+        images, _ = lesions()
+        expected = ask(provider, images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(ask(provider, images), expected)
+
+    def test_it_can_be_pickled(self, provider):
+        images, _ = lesions()
+        twin = pickle.loads(pickle.dumps(provider))
+        torch.testing.assert_close(ask(twin, images), ask(provider, images))
+
+
+@pytest.mark.parametrize("provider", MODEL_FREE, ids=repr)
+class TestModelFree:
+    @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+    def test_flat_images_give_flat_maps(self, provider, value):
+        images = torch.full((2, 3, 40, 40), value)
+        images *= 1 + 1e-6 * torch.rand_like(images)  # rounding noise
+        assert float(provider(images).max()) == 0
+
+    def test_faint_images_are_not_flat(self, provider):
+        images, _ = lesions()
+        assert float(provider(0.5 + images / 100).amax(dim=(1, 2)).min()) == pytest.approx(
+            1, abs=0.5
+        )
+
+    @pytest.mark.parametrize("channels", [1, 2, 4])
+    def test_other_channel_counts_use_the_channel_mean(self, provider, channels):
+        images = torch.rand(2, channels, 24, 30)
+        expected = provider(images.mean(dim=1, keepdim=True))
+        torch.testing.assert_close(provider(images), expected, rtol=1e-3, atol=1e-4)
+
+    def test_bytes_are_read_as_0_to_255(self, provider):
+        images = (lesions()[0] * 255).round().to(torch.uint8)
+        torch.testing.assert_close(provider(images), provider(images / 255))
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (2, 2), (300, 8)])
+    def test_odd_sizes(self, provider, size):
+        maps = provider(torch.rand(2, 3, *size))
+        assert maps.shape == (2, *size)
+        assert bool(maps.isfinite().all())
+
+
+def test_spectral_residual_sees_a_small_spot():
+    images, spot = lesions(8, area=0.01)
+    maps = SpectralResidual()(images)
+    near = F.max_pool2d(spot.float().unsqueeze(1), 5, 1, 2).squeeze(1).bool()
+    inside = (maps * near).sum(dim=(1, 2)) / near.sum(dim=(1, 2))
+    outside = (maps * ~near).sum(dim=(1, 2)) / (~near).sum(dim=(1, 2))
+    assert bool((inside > 3 * outside).all())
+
+
+@pytest.mark.parametrize("size", [(9, 14), (30, 21)])
+def test_fine_grained_agrees_with_a_slow_loop(size):
+    grey = torch.rand(2, 1, *size, dtype=torch.float64)
+    half_widths = [2, 5, 40]
+    expected = torch.stack([reference.fine_grained(image[0], half_widths) for image in grey])
+    torch.testing.assert_close(fine_grained(grey, half_widths).squeeze(1), expected)
+
+
+def test_spectral_residual_agrees_with_numpy():
+    grey = torch.rand(2, 1, 16, 16, dtype=torch.float64)
+    ours = spectral_residual(grey).squeeze(1)
+    for image, residual in zip(grey, ours, strict=True):
+        expected = reference.spectral_residual(image[0].numpy(), floor=1e-2)
+        np.testing.assert_allclose(residual.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_surrounds_scale_with_the_size():
+    images, _ = lesions(2, (96, 120))
+    small = F.interpolate(images, (48, 60), mode="bilinear", antialias=True)
+    halved = fine_grained(grey_image(small), [6, 12, 24, 14, 28, 56])
+    expected = F.interpolate(halved, (96, 120), mode="bilinear").squeeze(1)
+    torch.testing.assert_close(FineGrained(size=48)(images), expected, rtol=1e-3, atol=1e-4)
+
+
+def correlation(a, b):
+    return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
+
+
+class TestAgainstOpenCV:
+    """OpenCV rounds to 8 bits on the way, so agreement is close, not exact."""
+
+    @pytest.mark.parametrize(
+        ("provider", "name", "closest"),
+        [
+            (SpectralResidual(), "StaticSaliencySpectralResidual_create", 0.99),
+            (FineGrained(), "StaticSaliencyFineGrained_create", 0.99),
+        ],
+    )
+    def test_maps_correlate(self, provider, name, closest):
+        cv2 = pytest.importorskip("cv2")
+        if not hasattr(cv2, "saliency"):
+            pytest.skip("OpenCV without its contrib modules")
+        images = (lesions(6, (128, 171))[0] * 255).round().to(torch.uint8)
+        maps = provider(images)
+        for image, ours in zip(images, maps, strict=True):
+            bgr = image.permute(1, 2, 0).flip(2).contiguous().numpy()
+            found, theirs = getattr(cv2.saliency, name)().computeSaliency(bgr)
+            assert found
+            assert correlation(ours, torch.from_numpy(theirs)) >= closest
+
+
+class TestAgainstCaptum:
+    @pytest.mark.parametrize("inplace", [True, False])
+    def test_input_gradient(self, inplace):
+        attr = pytest.importorskip("captum.attr")
+        model, (images, _) = small_cnn(inplace).eval(), lesions(4)
+        labels = torch.arange(4)
+
+        def loss(x):
+            return F.cross_entropy(model(x), labels, reduction="none")
+
+        theirs = attr.Saliency(loss).attribute(images.clone().requires_grad_()).amax(dim=1)
+        ours = InputGradient(sigma=0)(images, labels, model)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+    @pytest.mark.parametrize("inplace", [True, False])
+    @pytest.mark.parametrize("layer", ["1", "4", "6"])
+    def test_grad_cam(self, inplace, layer):
+        attr = pytest.importorskip("captum.attr")
+        images, labels = lesions(4)[0], torch.arange(4)
+        # captum sees what an operation in place makes of a layer's output, so it gets a model
+        # without them; ours must give the same for both.
+        target = small_cnn(inplace=False).eval()
+        theirs = attr.LayerGradCam(target, target.get_submodule(layer)).attribute(
+            images, target=labels, relu_attributions=True
+        )
+        theirs = F.interpolate(theirs.detach(), images.shape[2:], mode="bilinear").squeeze(1)
+        ours = GradCAM(layer)(images, labels, small_cnn(inplace))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+class TestInputGradient:
+    def test_soft_labels_weight_the_losses(self):
+        model, (images, _) = small_cnn(), lesions(2)
+        hard = InputGradient()(images, torch.tensor([1, 2]), model)
+        one_hot = InputGradient()(images, F.one_hot(torch.tensor([1, 2]), 4), model)
+        torch.testing.assert_close(hard, one_hot)
+        soft = InputGradient()(images, torch.tensor([[0.2, 0.8, 0, 0]] * 2), model)
+        assert not torch.allclose(hard, soft)
+
+    def test_integer_images_are_refused(self):
+        with pytest.raises(TypeError, match=r"floating `images` .* got torch.uint8"):
+            InputGradient()(torch.zeros(1, 3, 8, 8).byte(), torch.tensor([0]), small_cnn())
+
+
+class TestGradCAM:
+    def test_soft_labels_weight_the_logits(self):
+        model, (images, _) = small_cnn(), lesions(2)
+        hard = GradCAM()(images, torch.tensor([1, 2]), model)
+        torch.testing.assert_close(
+            hard, GradCAM()(images, F.one_hot(torch.tensor([1, 2]), 4), model)
+        )
+        soft = GradCAM()(images, torch.tensor([[0.2, 0.8, 0, 0]] * 2), model)
+        assert not torch.allclose(hard, soft)
+
+    def test_layers_by_name_and_by_module_agree(self):
+        model, (images, _), labels = small_cnn(), lesions(2), torch.tensor([0, 1])
+        named = GradCAM("6")(images, labels, model)
+        torch.testing.assert_close(named, GradCAM(model[6])(images, labels, model))
+        # the last map before the pooling is what is found without a name
+        torch.testing.assert_close(named, GradCAM()(images, labels, model))
+
+    @pytest.mark.parametrize(
+        ("name", "found"),
+        [
+            ("resnet18", "layer4"),
+            ("efficientnet_b0", "bn2"),
+            ("mobilenetv3_small_050", "blocks"),
+            ("convnext_atto", "norm_pre"),
+            ("vit_tiny_patch16_224", "blocks.11.norm1"),
+            ("swin_tiny_patch4_window7_224", "norm"),
+        ],
+    )
+    def test_the_layer_is_found_in_timm_models(self, name, found):
+        timm = pytest.importorskip("timm")
+        model = timm.create_model(name, num_classes=4)
+        names = {module: name for name, module in model.named_modules()}
+        provider = GradCAM()
+        images = torch.rand(1, 3, 224, 224, requires_grad=True)
+        layer, _, _ = provider._watch(model.eval(), images)
+        assert names[layer] == found
+        maps = provider(images, torch.tensor([1]), model)
+        assert maps.shape == (1, 224, 224)
+        named = GradCAM(found)(images, torch.tensor([1]), model)
+        torch.testing.assert_close(maps, named)
+
+    def test_a_vit_with_prefix_tokens_and_an_oblong_grid(self):
+        timm = pytest.importorskip("timm")
+        model = timm.create_model(
+            "vit_tiny_patch16_224", img_size=(48, 80), num_classes=4, reg_tokens=2
+        )
+        images, labels = torch.rand(2, 3, 48, 80), torch.tensor([0, 3])
+        ours = GradCAM()(images, labels, model)
+
+        def lay_out(tokens):
+            return tokens[:, 3:].transpose(1, 2).reshape(len(tokens), -1, 3, 5)
+
+        theirs = GradCAM("blocks.11.norm1", lay_out)(images, labels, model)
+        torch.testing.assert_close(ours, theirs)
+        assert float(ours.amax()) > 0
+
+    def test_bytes_go_to_a_model_that_takes_them(self):
+        class FromBytes(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = small_cnn()
+
+            def forward(self, images):
+                return self.net(images / 255)
+
+        images = (lesions(2)[0] * 255).to(torch.uint8)
+        assert float(GradCAM()(images, torch.tensor([0, 1]), FromBytes()).amax()) > 0
+
+    @pytest.mark.parametrize(
+        ("layer", "message"),
+        [
+            ("features", r"name a module of Sequential, but got 'features'; its parts are 0, 1"),
+            (nn.Conv2d(1, 1, 1), "a Conv2d that is not in it; give its dotted name"),
+            ("10", r"\(B,D,h,w\) from Linear, but got shape \(2, 4\); give GradCAM\(reshape_tr"),
+        ],
+    )
+    def test_layers_that_do_not_fit_are_refused(self, layer, message):
+        with pytest.raises(ValueError, match=message):
+            GradCAM(layer)(lesions(2)[0], torch.tensor([0, 1]), small_cnn())
+
+    def test_models_without_feature_maps_are_refused(self):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
+        with pytest.raises(ValueError, match=r"found none; give GradCAM\(target_layer="):
+            GradCAM()(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), model)
+
+    def test_tokens_of_an_unknown_grid_are_refused(self):
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), nn.LayerNorm(4), nn.Flatten(), nn.Linear(32, 4)
+        )
+        images, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+        with pytest.raises(ValueError, match="found none"):
+            GradCAM()(images, labels, model)
+        with pytest.raises(ValueError, match=r"grid is known, .* \(2, 8, 4\) from Sequential"):
+            GradCAM("2")(images, labels, model)
+        maps = GradCAM("2", lambda tokens: tokens.unflatten(2, (2, 2)))(images, labels, model)
+        assert maps.shape == (2, 8, 8)
+
+    @pytest.mark.parametrize(
+        ("kwargs", "message"),
+        [
+            ({"target_layer": 3}, "`target_layer` to be a module, its dotted name or None"),
+            ({"reshape_transform": 3}, "`reshape_transform` to be callable or None, but got int"),
+        ],
+    )
+    def test_wrong_arguments_are_refused(self, kwargs, message):
+        with pytest.raises(TypeError, match=message):
+            GradCAM(**kwargs)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.net, self.how = small_cnn(), how
+
+    def forward(self, images):
+        return self.how(self.net(images))
+
+
+class Output:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda y: (y, y),
+        lambda y: ["name", y],
+        lambda y: {"logits": y, "loss": None},
+        lambda y: {"out": y},
+        Output,
+    ],
+)
+@pytest.mark.parametrize("provider", [InputGradient(), GradCAM()], ids=repr)
+def test_logits_are_found_in_what_the_model_returns(provider, how):
+    images, labels = lesions(2)[0], torch.tensor([0, 1])
+    torch.testing.assert_close(
+        provider(images, labels, Wrapped(how)), provider(images, labels, small_cnn())
+    )
+
+
+@pytest.mark.parametrize("how", [lambda y: None, lambda y: {}, lambda y: y.sum(), lambda y: "y"])
+@pytest.mark.parametrize("provider", [InputGradient(), GradCAM()], ids=repr)
+def test_a_model_without_logits_is_refused(provider, how):
+    with pytest.raises(TypeError, match=r"`model` to return logits of shape \(B,K\)"):
+        provider(lesions(2)[0], torch.tensor([0, 1]), Wrapped(how))
+
+
+@pytest.mark.parametrize("provider", [InputGradient(), GradCAM()], ids=repr)
+@pytest.mark.parametrize(
+    ("labels", "model", "error", "message"),
+    [
+        (torch.tensor([0, 1]), None, ValueError, "`model` for .*, but got None"),
+        (torch.tensor([0, 1]), len, TypeError, "to be a torch.nn.Module, but got builtin"),
+        (None, nn.Identity(), ValueError, r"`labels` for .* but got NoneType"),
+        (torch.tensor([0]), nn.Identity(), ValueError, r"B = 2, but got a tensor of shape \(1,\)"),
+    ],
+)
+def test_model_based_providers_need_labels_and_model(provider, labels, model, error, message):
+    with pytest.raises(error, match=message):
+        provider(torch.rand(2, 3, 8, 8), labels, model)
+
+
+@pytest.mark.parametrize("size", [0, 7, 8.5, True])
+def test_sizes_are_checked(size):
+    for provider in (SpectralResidual, FineGrained):
+        with pytest.raises((TypeError, ValueError), match="`size` to be"):
+            provider(size=size)
+
+
+def test_names():
+    assert isinstance(find_provider("spectral_residual"), SpectralResidual)
+    assert isinstance(find_provider("fine_grained"), FineGrained)
+    assert isinstance(find_provider("input_gradient"), InputGradient)
+    assert isinstance(find_provider("grad_cam"), GradCAM)
+    provider = FineGrained()
+    assert find_provider(provider) is provider
+
+
+def test_the_small_tools_of_model_free_saliency():
+    images = torch.rand(2, 3, 4, 5)
+    luma = (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    torch.testing.assert_close(grey_image(images), luma)
+    images[0] = 0.25
+    assert is_flat(grey_image(images)).flatten().tolist() == [True, False]
+    maps = torch.stack([torch.zeros(1, 2, 2), torch.tensor([[[1.0, 2.0], [0.0, 4.0]]])])
+    expected = torch.tensor([[[0.25, 0.5], [0.0, 1.0]]])
+    assert torch.equal(scale_to_one(maps), torch.stack([torch.zeros(1, 2, 2), expected]))

@@ -1,0 +1,213 @@
+"""The pair sampler: each sample once an epoch, balanced shares, ranks that agree."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+from spmix_aug import TailHeadPairSampler, class_counts, head_tail_split
+
+LABELS = [0] * 60 + [1] * 25 + [3] * 5  # class 2 has no sample
+
+
+def parts(sampler):
+    """All indices of the instance-balanced places and of the balanced places."""
+    passing = sampler.batch_size - sampler.num_balanced
+    batches = list(sampler)
+    return [i for b in batches for i in b[:passing]], [i for b in batches for i in b[passing:]]
+
+
+@given(
+    samples=st.integers(1, 50),
+    batch_size=st.integers(1, 9),
+    tail_fraction=st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]),
+    num_replicas=st.integers(1, 4),
+    drop_last=st.booleans(),
+    epoch=st.integers(0, 3),
+)
+def test_ranks_agree_and_every_sample_passes_once(
+    samples, batch_size, tail_fraction, num_replicas, drop_last, epoch
+):
+    labels = [i % 3 for i in range(samples)]
+    ranks = []
+    for rank in range(num_replicas):
+        sampler = TailHeadPairSampler(
+            labels,
+            batch_size,
+            tail_fraction=tail_fraction,
+            num_replicas=num_replicas,
+            rank=rank,
+            drop_last=drop_last,
+        )
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert all(len(batch) == batch_size for batch in batches)
+        assert all(0 <= index < samples for batch in batches for index in batch)
+        ranks.append((sampler, batches))
+    assert len({len(batches) for _, batches in ranks}) == 1
+    balanced = round(batch_size * tail_fraction)
+    if balanced == batch_size:
+        return
+    passed = []
+    for sampler, batches in ranks:
+        own = list(sampler.sampler)
+        assert len(own) == len(sampler.sampler)
+        flat = [i for batch in batches for i in batch[: batch_size - balanced]]
+        own = own[: len(flat)]
+        assert flat[: len(own)] == own
+        passed += own
+    assert len(set(passed)) == len(passed)
+    if not drop_last:
+        assert sorted(passed) == list(range(samples))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_balanced_places_follow_the_weights(gamma):
+    sampler = TailHeadPairSampler(LABELS, 50, tail_fraction=1.0, gamma=gamma)
+    drawn = []
+    for epoch in range(200):
+        sampler.set_epoch(epoch)
+        drawn += parts(sampler)[1]
+    counts = torch.bincount(torch.tensor(LABELS)).double()
+    weights = np.array([float(counts[label]) ** -gamma for label in LABELS])
+    seen = np.bincount(drawn, minlength=len(LABELS))
+    expected = weights / weights.sum() * len(drawn)
+    assert chisquare(seen, expected).pvalue > 1e-4
+
+
+def test_half_of_each_batch_is_balanced_by_default():
+    sampler = TailHeadPairSampler(LABELS, 10)
+    assert sampler.num_balanced == 5
+    passing, balanced = parts(sampler)
+    assert sorted(passing) == list(range(90))
+    shares = np.bincount([LABELS[i] for i in balanced], minlength=4) / len(balanced)
+    assert shares[2] == 0
+    assert np.all(abs(shares[[0, 1, 3]] - 1 / 3) < 0.2)
+
+
+def test_epochs_seeds_and_ranks_draw_differently():
+    def batches(epoch=0, **kwargs):
+        sampler = TailHeadPairSampler(LABELS, 10, **kwargs)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert batches() == batches()
+    ranks = {"num_replicas": 2}
+    runs = [
+        batches(),
+        batches(epoch=1),
+        batches(seed=1),
+        batches(seed=1, epoch=1),
+        batches(seed=2**40),
+        batches(rank=0, **ranks),
+        batches(rank=1, **ranks),
+    ]
+    assert len({str(run) for run in runs}) == len(runs)
+    balanced = [[batch[5:] for batch in run] for run in runs[-2:]]
+    assert balanced[0] != balanced[1]
+
+
+def test_the_global_stream_is_untouched():
+    before = torch.get_rng_state()
+    list(TailHeadPairSampler(LABELS, 10))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_dataloader_takes_it():
+    dataset = TensorDataset(torch.arange(90), torch.tensor(LABELS))
+    sampler = TailHeadPairSampler(LABELS, 16)
+    loader = DataLoader(dataset, batch_sampler=sampler)
+    assert len(loader) == len(sampler) == 12
+    assert [len(images) for images, _ in loader] == [16] * 12
+    assert isinstance(sampler, BatchSampler)
+    assert (sampler.batch_size, sampler.drop_last) == (16, False)
+
+
+def test_the_inner_sampler_forwards_the_epoch():
+    one, other = (TailHeadPairSampler(LABELS, 10) for _ in range(2))
+    one.set_epoch(3)
+    other.sampler.set_epoch(3)
+    assert list(one) == list(other)
+
+
+def test_state_resumes_within_an_epoch():
+    sampler = TailHeadPairSampler(LABELS, 10)
+    sampler.set_epoch(2)
+    whole = list(sampler)
+    iterator = iter(sampler)
+    first = [next(iterator) for _ in range(4)]
+    state = sampler.state_dict()
+    assert state == {"epoch": 2, "next_batch": 4}
+    resumed = TailHeadPairSampler(LABELS, 10)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(2)
+    assert first + list(resumed) == whole
+    assert list(resumed) == whole
+    resumed.load_state_dict(state)
+    resumed.set_epoch(3)
+    assert len(list(resumed)) == len(resumed)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS, np.array(LABELS), np.array(LABELS)[:, None], torch.tensor(LABELS, dtype=torch.uint8)],
+)
+def test_label_forms(labels):
+    sampler = TailHeadPairSampler(labels, 10)
+    assert sampler.class_counts.tolist() == [60, 25, 0, 5]
+    assert class_counts(labels, 6).tolist() == [60, 25, 0, 5, 0, 0]
+    assert class_counts(labels).dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("labels", "kwargs", "error", "message"),
+    [
+        (RandomSampler([1, 2]), {}, TypeError, "got a sampler.*use_distributed_sampler=False"),
+        ("abc", {}, TypeError, "sequence, array or tensor of integers, but got str 'abc'"),
+        (3, {}, TypeError, "sequence, array or tensor of integers, but got int 3"),
+        ([[1, 0], [0, 1]], {}, ValueError, r"shape \(N,\).*got shape \(2, 2\)"),
+        ([], {}, ValueError, r"N >= 1, but got shape \(0,\)"),
+        ([0.0, 1.0], {}, TypeError, "integers, but got torch.float64; convert"),
+        ([True], {}, TypeError, "integers, but got torch.bool"),
+        ([0, -1], {}, ValueError, "`labels` to be at least 0, but got -1"),
+        ([0], {"batch_size": 0}, ValueError, "`batch_size` to be at least 1"),
+        ([0], {"batch_size": 2.5}, TypeError, "`batch_size` to be an integer"),
+        ([0], {"tail_fraction": 1.5}, ValueError, r"`tail_fraction` to be in \[0, 1\]"),
+        ([0], {"gamma": -1}, ValueError, "`gamma` to be at least 0"),
+        ([0], {"num_replicas": 0}, ValueError, "`num_replicas` to be at least 1"),
+        ([0], {"num_replicas": 2, "rank": 2}, ValueError, "`rank` below `num_replicas` = 2"),
+        ([0], {"rank": -1}, ValueError, "`rank` to be at least 0"),
+        ([0], {"seed": -1}, ValueError, "`seed` to be at least 0"),
+        ([0], {"seed": None}, TypeError, "`seed` to be an integer"),
+    ],
+)
+def test_wrong_arguments_are_refused(labels, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        TailHeadPairSampler(labels, **{"batch_size": 4, **kwargs})
+
+
+def test_class_counts_refuses_labels_out_of_range():
+    with pytest.raises(ValueError, match="below `num_classes` = 3, but got 3"):
+        class_counts(LABELS, 3)
+
+
+def test_epochs_are_integers():
+    with pytest.raises(ValueError, match="`epoch` to be at least 0, but got -1"):
+        TailHeadPairSampler(LABELS, 4).set_epoch(-1)
+
+
+def test_head_tail_split_of_isic():
+    split = head_tail_split([1067, 6659, 468, 281, 1053, 69, 96])
+    assert split == ([0, 1, 4], [2, 3], [5, 6])
+    assert (split.many, split.medium, split.few) == ([0, 1, 4], [2, 3], [5, 6])
+
+
+def test_head_tail_split_at_its_limits():
+    assert head_tail_split([1001, 1000, 200, 199, 0]) == ([0], [1, 2], [3, 4])
+    assert head_tail_split(torch.tensor([5, 3, 1]), many=4, few=2) == ([0], [1], [2])
+    with pytest.raises(ValueError, match="`few` to be at most `many`, but got 5 and 4"):
+        head_tail_split([1], many=4, few=5)

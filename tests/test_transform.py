@@ -1,0 +1,602 @@
+"""The batch transform keeps its promises for every form of input."""
+
+import copy
+import pickle
+from collections import UserDict, namedtuple
+
+import pytest
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, chisquare
+from torch import nn
+from torch.nn import functional as F
+
+from spmix_aug import SaliencyPatchMix
+
+
+def brightness(images, labels, model):
+    """A transparent saliency for tests."""
+    return images.mean(dim=1)
+
+
+def noise_images(batch, channels=3, size=(20, 28), dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, channels, *size, generator=generator).to(dtype)
+
+
+class TestAgainstTheFormulas:
+    @given(
+        batch=st.sampled_from([0, 1, 2, 3, 5]),
+        size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+        patch_size=st.integers(1, 12),
+        floor=st.sampled_from([0.0, 0.5, 0.9]),
+        alpha=st.sampled_from([0.3, 0.8, 1.0]),
+        pairing=st.sampled_from(["relative", "any"]),
+        seed=st.integers(0, 99),
+    )
+    def test_whole_way_agrees_with_slow_loops(
+        self, batch, size, patch_size, floor, alpha, pairing, seed
+    ):
+        images = noise_images(batch, 2, size, torch.float64, seed)
+        labels = torch.randint(3, (batch,), generator=torch.Generator().manual_seed(seed))
+        mixer = SaliencyPatchMix(
+            num_classes=3,
+            saliency=brightness,
+            patch_size=patch_size,
+            floor=floor,
+            alpha=alpha,
+            p=0.8,
+            pairing=pairing,
+            target="ratio",
+            generator=torch.Generator().manual_seed(seed),
+        )
+        plan = mixer.plan(images, labels)
+        scores = reference.patch_scores(images.mean(dim=1), patch_size)
+        ratios = reference.ratios(scores, plan.partner, floor, alpha)
+        mixed = reference.blend(images, plan.partner, ratios, patch_size)
+        targets = reference.ratio_targets(labels, plan.partner, ratios, patch_size, size, 3)
+        torch.testing.assert_close(plan.ratios.double(), ratios, rtol=0, atol=1e-6)
+        torch.testing.assert_close(plan.images(images), mixed, rtol=0, atol=1e-6)
+        torch.testing.assert_close(plan.targets.double(), targets, rtol=0, atol=1e-6)
+
+    def test_targets_are_exact_for_the_pixels_blended(self):
+        # Image i is of colour 1 in channel i alone, so each pixel tells who is in it.
+        images = torch.eye(4).view(4, 4, 1, 1).expand(4, 4, 13, 18).contiguous()
+        maps = torch.rand(4, 13, 18)
+        mixer = SaliencyPatchMix(num_classes=4, patch_size=5, p=1.0, pairing="any", target="ratio")
+        mixed, targets = mixer(images, torch.arange(4), saliency=maps)
+        torch.testing.assert_close(mixed.mean(dim=(2, 3)), targets, rtol=0, atol=1e-6)
+
+    def test_where_the_partner_is_salient_the_own_image_dominates(self):
+        maps = torch.zeros(2, 32, 32)
+        maps[0, :16, :16] = 1  # own object
+        maps[1, 16:, 16:] = 1  # partner's object
+        mixer = SaliencyPatchMix(num_classes=2)
+        plan = mixer.plan(
+            torch.rand(2, 3, 32, 32),
+            torch.tensor([0, 1]),
+            saliency=maps,
+            partner=torch.tensor([1, 0]),
+        )
+        expected = torch.tensor([[0.8, 0.5], [0.5, 0.8]])
+        torch.testing.assert_close(plan.ratios[0], expected)
+        torch.testing.assert_close(plan.ratios[1], expected)
+
+    def test_own_targets_are_the_labels(self, batch):
+        images, labels = batch
+        _, targets = SaliencyPatchMix(num_classes=3, p=1.0)(images, labels)
+        assert torch.equal(targets, F.one_hot(labels, 3).float())
+
+
+class TestDraws:
+    def test_every_class_is_mixed_with_probability_p(self):
+        labels = torch.tensor([0] * 6 + [1] * 4 + [2] * 2)
+        images = torch.rand(12, 1, 2, 2)
+        mixer = SaliencyPatchMix(num_classes=3, saliency=brightness, patch_size=1, p=0.3)
+        runs = 1500
+        mixed = torch.stack(
+            [mixer.plan(images, labels).partner != torch.arange(12) for _ in range(runs)]
+        )
+        for name in range(3):
+            chosen = mixed[:, labels == name]
+            assert binomtest(int(chosen.sum()), chosen.numel(), 0.3).pvalue > 1e-4
+
+    def test_partners_of_a_class_at_least_as_frequent_are_uniform(self):
+        labels = torch.tensor([0, 0, 0, 1, 1, 2])
+        mixer = SaliencyPatchMix(class_counts=[900, 50, 90], saliency=brightness, p=1.0)
+        images = torch.rand(6, 1, 2, 2)
+        partners = torch.stack([mixer.plan(images, labels).partner for _ in range(3000)])
+        eligible = {0: [1, 2], 3: [0, 1, 2, 4, 5], 5: [0, 1, 2]}
+        for sample, allowed in eligible.items():
+            seen = torch.bincount(partners[:, sample], minlength=6)
+            assert int(seen[allowed].sum()) == 3000
+            assert chisquare(seen[allowed].numpy()).pvalue > 1e-4
+
+    def test_without_counts_the_batch_says_what_is_frequent(self):
+        labels = torch.tensor([2, 2, 2, 0])
+        mixer = SaliencyPatchMix(num_classes=3, saliency=brightness, p=1.0)
+        for _ in range(50):
+            partner = mixer.plan(torch.rand(4, 1, 2, 2), labels).partner
+            assert 3 not in partner[:3]
+            assert int(partner[3]) < 3
+
+    def test_a_sample_without_an_eligible_partner_passes_through(self):
+        images = torch.rand(3, 3, 16, 16)
+        mixer = SaliencyPatchMix(class_counts=[5, 9], p=1.0)
+        mixed, _ = mixer(images, torch.tensor([0, 0, 1]))
+        assert torch.equal(mixed[2], images[2])
+        assert not torch.equal(mixed[0], images[0])
+        alone, _ = mixer(images[:1], torch.tensor([0]))
+        assert torch.equal(alone, images[:1])
+
+    def test_jitter_changes_ratios_by_its_own_draws(self):
+        images, labels = noise_images(4), torch.tensor([0, 0, 1, 1])
+        partner = torch.tensor([1, 0, 3, 2])
+        plain = SaliencyPatchMix(num_classes=2, patch_size=4)
+        jittered = SaliencyPatchMix(num_classes=2, patch_size=4, jitter=0.5)
+        first, second = (jittered.plan(images, labels, partner=partner).ratios for _ in range(2))
+        assert not torch.equal(first, second)
+        assert not torch.equal(first, plain.plan(images, labels, partner=partner).ratios)
+        assert float(first.min()) >= 0.5
+        assert float(first.max()) <= 0.8 + 1e-6
+
+    def test_one_seed_one_result_and_the_global_stream_is_untouched(self, batch):
+        def run():
+            generator = torch.Generator().manual_seed(7)
+            mixer = SaliencyPatchMix(num_classes=3, patch_size=4, jitter=0.1, generator=generator)
+            return torch.cat([mixer(*batch)[0] for _ in range(3)])
+
+        before = torch.get_rng_state()
+        first = run()
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(first, run())
+
+    def test_without_a_generator_the_global_seed_decides(self, batch):
+        mixer = SaliencyPatchMix(num_classes=3, patch_size=4)
+        torch.manual_seed(3)
+        first = mixer(*batch)[0]
+        assert not torch.equal(first, mixer(*batch)[0])
+        torch.manual_seed(3)
+        assert torch.equal(first, mixer(*batch)[0])
+
+
+class TestPartnerAndSaliencyGiven:
+    def test_partner_overrides_pairing_and_p(self, batch):
+        images, labels = batch
+        partner = torch.tensor([8, 1, 0, 3, 4, 5, 6, 7, 8], dtype=torch.int32)
+        mixer = SaliencyPatchMix(num_classes=3, p=0.0)
+        plan = mixer.plan(images, labels, partner=partner)
+        assert torch.equal(plan.partner, partner.long())
+        mixed = plan.images(images)
+        own = partner == torch.arange(9)
+        assert torch.equal(mixed[own], images[own])
+        assert bool((mixed[~own] != images[~own]).any(dim=(1, 2, 3)).all())
+        assert bool((plan.ratios[own] == 1).all())
+
+    @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16, torch.float64])
+    def test_maps_given_replace_the_provider(self, batch, dtype):
+        images, labels = batch
+        maps = (torch.rand(9, 1, 20, 28) > 0.5).to(dtype)
+        mixer = SaliencyPatchMix(num_classes=3, saliency="grad_cam", p=1.0)
+        plan = mixer.plan(images, labels, saliency=maps)
+        assert torch.equal(plan.saliency.double(), maps.squeeze(1).double())
+
+    def test_maps_that_are_not_finite_stay_in_their_image(self, batch):
+        images, labels = batch
+        maps = torch.rand(9, 20, 28)
+        partner = torch.tensor([1, 2, 3, 4, 0, 6, 7, 5, 0])
+        mixer = SaliencyPatchMix(num_classes=3, patch_size=4)
+        clean = mixer.plan(images, labels, saliency=maps, partner=partner).ratios
+        maps[4, 3, 3], maps[4, 9, 9] = float("nan"), float("inf")
+        broken = mixer.plan(images, labels, saliency=maps, partner=partner).ratios
+        assert bool(broken.isfinite().all())
+        touched = [3, 4]  # sample 4 itself, and sample 3, whose partner it is
+        others = [i for i in range(9) if i not in touched]
+        assert torch.equal(clean[others], broken[others])
+
+    def test_views_share_their_pairs(self):
+        mixer = SaliencyPatchMix(num_classes=2, p=1.0, patch_size=4)
+        query, key, labels = noise_images(6), noise_images(6, seed=1), torch.arange(6) % 2
+        plan = mixer.plan(query, labels)
+        other = mixer.plan(key, labels, partner=plan.partner)
+        assert torch.equal(plan.partner, other.partner)
+        assert not torch.equal(plan.ratios, other.ratios)
+
+    def test_a_callable_pairing_gets_counts_and_generator(self, batch):
+        images, labels = batch
+        generator, seen = torch.Generator(), []
+
+        def backwards(labels, class_counts, generator):
+            seen.append((labels.clone(), class_counts.clone(), generator))
+            return torch.arange(len(labels) - 1, -1, -1)
+
+        mixer = SaliencyPatchMix(
+            class_counts=[50, 30, 10], pairing=backwards, p=1.0, generator=generator
+        )
+        plan = mixer.plan(images, labels)
+        assert plan.partner.tolist() == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+        assert torch.equal(seen[0][0], labels)
+        assert seen[0][1].tolist() == [50, 30, 10]
+        assert seen[0][2] is generator
+
+    def test_what_a_callable_pairing_returns_is_checked(self, batch):
+        mixer = SaliencyPatchMix(num_classes=3, pairing=lambda y, n, g: y[:-1])
+        with pytest.raises(ValueError, match=r"partner that pairing returned.*shape \(9,\)"):
+            mixer(*batch)
+
+
+class TestSaliencyCallables:
+    def test_a_callable_sees_images_as_they_came(self):
+        seen = []
+
+        def spy(images, labels, model):
+            seen.append((images, labels, model))
+            return images.mean(dim=1, keepdim=True)
+
+        images, labels, model = (
+            torch.randn(4, 3, 8, 8),
+            torch.tensor([[0], [1], [1], [0]]),
+            object(),
+        )
+        mixer = SaliencyPatchMix(num_classes=2, saliency=spy, mean=0.5, std=0.2, p=1.0)
+        mixer(images, labels, model)
+        assert torch.equal(seen[0][0], images)
+        assert torch.equal(seen[0][1], labels.squeeze(1))
+        assert seen[0][2] is model
+
+    def test_a_provider_without_model_sees_the_unit_range(self):
+        class Spy:
+            needs_model = False
+
+            def __call__(self, images, labels=None, model=None):
+                self.seen = images
+                return images.mean(dim=1)
+
+        mean, std = [0.7, 0.5, 0.6], [0.1, 0.2, 0.3]
+        raw = torch.rand(4, 3, 8, 8)
+        spy = Spy()
+        mixer = SaliencyPatchMix(num_classes=2, saliency=spy, mean=mean, std=std, p=1.0)
+        shape = (1, 3, 1, 1)
+        normal = (raw - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+        mixer(normal, torch.tensor([0, 1, 1, 0]))
+        torch.testing.assert_close(spy.seen, raw)
+        mixer((raw * 255).round().to(torch.uint8), torch.tensor([0, 1, 1, 0]))
+        torch.testing.assert_close(spy.seen, (raw * 255).round() / 255)
+
+    @pytest.mark.parametrize("saliency", ["spectral_residual", "fine_grained"])
+    def test_raw_and_normalised_images_give_one_plan(self, saliency):
+        raw, labels = noise_images(6, size=(64, 64)), torch.arange(6) % 2
+        mean, std = torch.tensor([0.7, 0.5, 0.6]), torch.tensor([0.1, 0.2, 0.3])
+        normal = (raw - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+        plans = []
+        for images, kwargs in ((raw, {}), (normal, {"mean": mean, "std": std})):
+            mixer = SaliencyPatchMix(
+                num_classes=2,
+                saliency=saliency,
+                generator=torch.Generator().manual_seed(0),
+                **kwargs,
+            )
+            plans.append(mixer.plan(images, labels))
+        assert torch.equal(plans[0].partner, plans[1].partner)
+        torch.testing.assert_close(plans[0].ratios, plans[1].ratios, rtol=0, atol=1e-3)
+
+    def test_a_module_as_provider_is_not_registered(self):
+        class Learned(nn.Linear):
+            def forward(self, images, labels, model):
+                return images.mean(dim=1)
+
+        mixer = SaliencyPatchMix(num_classes=2, saliency=Learned(2, 2))
+        assert list(mixer.modules()) == [mixer]
+        assert list(mixer.parameters()) == []
+        assert mixer.state_dict() == {}
+        mixer(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+
+    def test_what_a_callable_returns_is_checked(self, batch):
+        mixer = SaliencyPatchMix(num_classes=3, saliency=lambda x, y, m: x)
+        with pytest.raises(ValueError, match=r"`saliency` to have shape \(9, 20, 28\).*9, 3, 20"):
+            mixer(*batch)
+
+
+LABEL_FORMS = {
+    "int64": lambda y: y,
+    "int32": lambda y: y.int(),
+    "uint8": lambda y: y.to(torch.uint8),
+    "column": lambda y: y.view(-1, 1),
+    "integer one-hot": lambda y: F.one_hot(y, 3),
+    "bool one-hot": lambda y: F.one_hot(y, 3).bool(),
+    "float one-hot": lambda y: F.one_hot(y, 3).float(),
+    "bfloat16 one-hot": lambda y: F.one_hot(y, 3).bfloat16(),
+    "float64 one-hot": lambda y: F.one_hot(y, 3).double(),
+}
+
+
+class TestForms:
+    @pytest.mark.parametrize("form", LABEL_FORMS)
+    @pytest.mark.parametrize("target", ["own", "ratio"])
+    def test_label_forms_agree(self, batch, form, target):
+        images, labels = batch
+        results = []
+        for form_of_labels in (labels, LABEL_FORMS[form](labels)):
+            mixer = SaliencyPatchMix(
+                num_classes=3,
+                patch_size=4,
+                target=target,
+                generator=torch.Generator().manual_seed(1),
+            )
+            results.append(mixer(images, form_of_labels))
+        assert torch.equal(results[0][0], results[1][0])
+        assert results[1][1].dtype == (torch.float64 if "float64" in form else torch.float32)
+        torch.testing.assert_close(results[0][1], results[1][1].float())
+        torch.testing.assert_close(results[1][1].sum(dim=1).double(), torch.ones(9).double())
+
+    def test_soft_labels_pair_by_their_largest_class(self):
+        soft = torch.tensor([[0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+        mixer = SaliencyPatchMix(class_counts=[10, 5], p=1.0, saliency=brightness)
+        images = torch.rand(3, 1, 2, 2)
+        for _ in range(20):
+            plan = mixer.plan(images, soft)
+            assert plan.partner[:2].tolist() == [1, 0]
+            assert torch.equal(plan.targets, soft)
+
+    @pytest.mark.parametrize("kind", [tuple, list])
+    def test_a_packed_batch_comes_back_in_its_form(self, batch, kind):
+        images, labels = batch
+        extra = object()
+        packed = kind([images, labels, extra])
+        result = SaliencyPatchMix(num_classes=3)(packed)
+        assert type(result) is kind
+        assert result[0].shape == images.shape
+        assert result[1].shape == (9, 3)
+        assert result[2] is extra
+        assert packed[0] is images
+
+    def test_a_named_tuple_comes_back_in_its_form(self, batch):
+        Batch = namedtuple("Batch", ["images", "labels"])
+        result = SaliencyPatchMix(num_classes=3)(Batch(*batch))
+        assert isinstance(result, Batch)
+        assert result.labels.shape == (9, 3)
+
+    @pytest.mark.parametrize("kind", [dict, UserDict])
+    @pytest.mark.parametrize(
+        "keys", [("image", "label"), ("pixel_values", "labels"), ("img", "target")]
+    )
+    def test_a_dict_comes_back_in_its_form(self, batch, kind, keys):
+        images, labels = batch
+        packed = kind({keys[0]: images, keys[1]: labels, "path": ["a"]})
+        result = SaliencyPatchMix(num_classes=3)(packed)
+        assert type(result) is kind
+        assert result[keys[1]].shape == (9, 3)
+        assert result["path"] is packed["path"]
+        assert packed[keys[1]] is labels
+
+    def test_dict_keys_can_be_named(self, batch):
+        mixer = SaliencyPatchMix(num_classes=3, image_key="scan", label_key="finding")
+        result = mixer({"scan": batch[0], "finding": batch[1], "label": None})
+        assert result["finding"].shape == (9, 3)
+        assert result["label"] is None
+
+    @pytest.mark.parametrize(
+        ("packed", "message"),
+        [
+            ({"scan": 1, "label": 2}, "one of image, images.*keys are scan, label.*`image_key`"),
+            ({"image": 1, "img": 1, "label": 2}, "key one of image.*`image_key`"),
+            ({"image": 1}, "`label_key`"),
+            ((torch.zeros(1),), r"`\(images, labels, ...\)`, but got 1 item"),
+        ],
+    )
+    def test_batches_without_images_or_labels_are_refused(self, packed, message):
+        with pytest.raises(ValueError, match=message):
+            SaliencyPatchMix(num_classes=3)(packed)
+
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (33, 47)])
+    @pytest.mark.parametrize("saliency", ["spectral_residual", "fine_grained"])
+    def test_any_size_and_number_of_channels(self, channels, size, saliency):
+        images = noise_images(3, channels, size)
+        mixer = SaliencyPatchMix(num_classes=2, saliency=saliency, p=1.0)
+        mixed, targets = mixer(images, torch.tensor([0, 1, 0]))
+        assert mixed.shape == images.shape
+        assert targets.shape == (3, 2)
+        assert bool(mixed.isfinite().all())
+
+    @pytest.mark.parametrize(
+        "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8]
+    )
+    @pytest.mark.parametrize("saliency", ["spectral_residual", "fine_grained"])
+    def test_dtypes_and_memory_format_are_kept(self, dtype, saliency):
+        scale = 255 if dtype == torch.uint8 else 1
+        images = (noise_images(4) * scale).to(dtype).to(memory_format=torch.channels_last)
+        before = images.clone()
+        mixer = SaliencyPatchMix(num_classes=2, saliency=saliency, p=1.0)
+        mixed, targets = mixer(images, torch.tensor([0, 1, 0, 1]))
+        assert mixed.dtype == dtype
+        assert mixed.is_contiguous(memory_format=torch.channels_last)
+        assert targets.dtype == torch.float32
+        assert torch.equal(images, before)
+        assert not torch.equal(mixed, before)
+
+    def test_an_empty_batch(self):
+        for saliency in ("spectral_residual", "fine_grained", brightness):
+            mixer = SaliencyPatchMix(num_classes=2, saliency=saliency, target="ratio")
+            images, labels = torch.rand(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64)
+            mixed, targets = mixer(images, labels)
+            assert mixed.shape == (0, 3, 8, 8)
+            assert targets.shape == (0, 2)
+
+    def test_inplace_writes_into_the_images(self, batch):
+        images, labels = batch
+        before = images.clone()
+        mixed, _ = SaliencyPatchMix(num_classes=3, p=1.0, inplace=True)(images, labels)
+        assert mixed is images
+        assert not torch.equal(images, before)
+
+    def test_results_are_detached(self, batch):
+        images, labels = batch
+        mixer = SaliencyPatchMix(num_classes=3, target="ratio", p=1.0)
+        soft = F.one_hot(labels, 3).float().requires_grad_()
+        mixed, targets = mixer(images.requires_grad_(), soft)
+        assert not mixed.requires_grad
+        assert not targets.requires_grad
+        assert mixer.plan(images, soft).images(images).requires_grad
+
+
+class TestModule:
+    @pytest.mark.parametrize("how", ["eval", "p"])
+    def test_off_is_the_identity_with_one_hot_targets(self, batch, how):
+        images, labels = batch
+        mixer = SaliencyPatchMix(num_classes=3, p=0.0 if how == "p" else 1.0, target="ratio")
+        if how == "eval":
+            mixer.eval()
+        mixed, targets = mixer(images, labels)
+        assert torch.equal(mixed, images)
+        assert torch.equal(targets, F.one_hot(labels, 3).float())
+        plan = mixer.plan(images, labels)
+        assert plan.saliency is None
+        assert plan.ratios.shape == (9, 2, 2)
+
+    def test_state_dict_is_empty_and_the_repr_tells_the_settings(self):
+        mixer = SaliencyPatchMix(class_counts=[3, 2], mean=0.5, std=0.2, alpha=0.7)
+        assert mixer.state_dict() == {}
+        assert list(mixer.parameters()) == []
+        assert "saliency=SpectralResidual, patch_size=16, alpha=0.7" in repr(mixer)
+
+    @pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+    def test_copies_go_on_with_a_stream_of_their_own(self, batch, clone):
+        mixer = SaliencyPatchMix(
+            num_classes=3, patch_size=4, generator=torch.Generator().manual_seed(5)
+        )
+        mixer(*batch)
+        twin = clone(mixer)
+        assert twin.generator is not mixer.generator
+        first, second = mixer(*batch)[0], mixer(*batch)[0]
+        assert torch.equal(twin(*batch)[0], first)
+        assert torch.equal(twin(*batch)[0], second)
+
+    def test_a_saved_generator_state_resumes_the_stream(self, batch):
+        mixer = SaliencyPatchMix(num_classes=3, patch_size=4, generator=torch.Generator())
+        mixer(*batch)
+        saved = mixer.generator.get_state()
+        first = mixer(*batch)[0]
+        mixer.generator.set_state(saved)
+        assert torch.equal(mixer(*batch)[0], first)
+
+    def test_random_choice_of_torchvision_takes_it(self, batch):
+        v2 = pytest.importorskip("torchvision.transforms.v2")
+        chooser = v2.RandomChoice([SaliencyPatchMix(num_classes=3), v2.MixUp(num_classes=3)])
+        for _ in range(4):
+            mixed, targets = chooser(*batch)
+            assert mixed.shape == batch[0].shape
+            assert targets.shape == (9, 3)
+
+
+IMAGES, LABELS = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("kwargs", "error", "message"),
+        [
+            ({}, ValueError, "`num_classes` or `class_counts`, but got neither"),
+            ({"num_classes": 0}, ValueError, "`num_classes` to be at least 1, but got 0"),
+            ({"num_classes": 2.0}, TypeError, "`num_classes` to be an integer, but got float 2.0"),
+            ({"num_classes": True}, TypeError, "`num_classes` to be an integer"),
+            ({"class_counts": "abc"}, TypeError, "`class_counts` to be a sequence of numbers"),
+            ({"class_counts": [[1]]}, ValueError, r"`class_counts` to have shape \(K,\)"),
+            ({"class_counts": []}, ValueError, r"`class_counts` to have shape \(K,\)"),
+            ({"class_counts": [True]}, TypeError, "`class_counts` to be numbers"),
+            ({"class_counts": [1, -1]}, ValueError, r"at least 0, but got \[1, -1\]"),
+            ({"class_counts": [1.0, float("nan")]}, ValueError, "finite"),
+            ({"class_counts": [1], "num_classes": 2}, ValueError, "give one of the two"),
+            ({"saliency": "gradcam"}, ValueError, "'spectral_residual'.*but got 'gradcam'"),
+            ({"saliency": 3}, TypeError, "`saliency` to be one of .* or a callable, but got 3"),
+            ({"saliency": nn.Linear}, TypeError, "but got the class Linear; make one with"),
+            ({"patch_size": 0}, ValueError, "`patch_size` to be at least 1"),
+            ({"patch_size": 1.5}, TypeError, "`patch_size` to be an integer"),
+            ({"alpha": 1.1}, ValueError, r"`alpha` to be in \[0, 1\], but got 1.1"),
+            ({"floor": -0.1}, ValueError, r"`floor` to be in \[0, 1\], but got -0.1"),
+            ({"floor": "x"}, TypeError, "`floor` to be a number, but got str 'x'"),
+            ({"jitter": -1}, ValueError, "`jitter` to be at least 0, but got -1"),
+            ({"p": float("nan")}, ValueError, r"`p` to be in \[0, 1\], but got nan"),
+            ({"pairing": "tail"}, ValueError, "'relative', 'any' or a callable, but got 'tail'"),
+            ({"target": "mix"}, ValueError, "`target` to be one of 'own', 'ratio', but got 'mix'"),
+            ({"mean": 0.5}, ValueError, "`mean` and `std` together, but `std` is None"),
+            ({"std": 0.5}, ValueError, "`mean` and `std` together, but `mean` is None"),
+            ({"mean": 0.5, "std": 0}, ValueError, "`std` to be positive"),
+            ({"mean": "a", "std": 1}, TypeError, "`mean` to be a number or one a channel"),
+            ({"mean": [[1]], "std": 1}, ValueError, "`mean` to be a finite number or one a chan"),
+            ({"mean": [1, 2, 3], "std": [1, 2]}, ValueError, "got 3 and 2 numbers"),
+            ({"generator": 3}, TypeError, "`generator` to be a torch.Generator or None"),
+        ],
+    )
+    def test_settings_out_of_range_are_refused(self, kwargs, error, message):
+        if not kwargs.keys() & {"num_classes", "class_counts"} and kwargs:
+            kwargs = {"num_classes": 3, **kwargs}
+        with pytest.raises(error, match=message):
+            SaliencyPatchMix(**kwargs)
+
+    @pytest.mark.parametrize(
+        ("args", "kwargs", "error", "message"),
+        [
+            ((IMAGES,), {}, TypeError, "`labels` to be a tensor, but got NoneType"),
+            (([1, 2, 3], LABELS), {}, TypeError, "`images` to be a tensor of shape"),
+            ((IMAGES.long(), LABELS), {}, TypeError, "but got torch.int64; convert them"),
+            ((IMAGES[0], LABELS), {}, ValueError, r"\(B,C,H,W\).*got shape \(3, 8, 8\)"),
+            ((IMAGES[..., :0], LABELS), {}, ValueError, "C, H, W >= 1"),
+            ((IMAGES, nn.Linear(1, 1)), {}, TypeError, "pass the model as model="),
+            ((IMAGES, LABELS.float()), {}, ValueError, "labels.*dtype torch.float32"),
+            ((IMAGES, LABELS.bool()), {}, ValueError, "labels.*dtype torch.bool"),
+            ((IMAGES, LABELS[:3]), {}, ValueError, r"B = 4 images.*shape \(3,\)"),
+            ((IMAGES, LABELS + 1), {}, ValueError, r"`labels` in 0 to 2 .*but got 3"),
+            ((IMAGES, LABELS - 1), {}, ValueError, r"`labels` in 0 to 2 .*but got -1"),
+            ((IMAGES, torch.eye(4)), {}, ValueError, r"K = 3 classes.*shape \(4, 4\)"),
+            ((IMAGES, torch.full((4, 3), 0.5)), {}, ValueError, r"row 0 is \[0.5, 0.5, 0.5\]"),
+            ((IMAGES, torch.full((4, 3), torch.nan)), {}, ValueError, "row 0 is .nan"),
+            ((IMAGES, torch.tensor([[1.5, -0.5, 0]] * 4)), {}, ValueError, "a distribution"),
+            ((IMAGES, LABELS.to("meta")), {}, ValueError, "images' device cpu, but got meta"),
+            ((IMAGES, LABELS), {"partner": [1]}, TypeError, "`partner` to be a tensor"),
+            ((IMAGES, LABELS), {"partner": LABELS.float()}, TypeError, "`partner` to hold int"),
+            ((IMAGES, LABELS), {"partner": LABELS[1:]}, ValueError, r"`partner`.*shape \(4,\)"),
+            ((IMAGES, LABELS), {"partner": LABELS + 3}, ValueError, "0 to 3, but got 5"),
+            ((IMAGES, LABELS), {"partner": LABELS - 1}, ValueError, "0 to 3, but got -1"),
+            ((IMAGES, LABELS), {"partner": LABELS.to("meta")}, ValueError, "`partner` on cpu"),
+            ((IMAGES, LABELS), {"saliency": "x"}, TypeError, "`saliency` to be a tensor"),
+            (
+                (IMAGES, LABELS),
+                {"saliency": torch.rand(4, 4, 4)},
+                ValueError,
+                r"shape \(4, 8, 8\).*\(4, 4, 4\).*interpolate",
+            ),
+            (
+                (IMAGES, LABELS),
+                {"saliency": torch.zeros(4, 8, 8, dtype=torch.complex64)},
+                TypeError,
+                "`saliency` to be real",
+            ),
+            (
+                (IMAGES, LABELS),
+                {"saliency": torch.zeros(4, 8, 8, device="meta")},
+                ValueError,
+                "images' device cpu, but got meta",
+            ),
+        ],
+    )
+    def test_wrong_batches_are_refused_before_anything_is_drawn(self, args, kwargs, error, message):
+        generator = torch.Generator().manual_seed(0)
+        mixer = SaliencyPatchMix(num_classes=3, generator=generator)
+        before = generator.get_state()
+        with pytest.raises(error, match=message):
+            mixer(*args, **kwargs)
+        assert torch.equal(generator.get_state(), before)
+
+    def test_mean_must_fit_the_channels(self):
+        mixer = SaliencyPatchMix(num_classes=3, mean=[0.5, 0.5], std=0.1)
+        with pytest.raises(ValueError, match=r"`mean` to have one number .* 3 channels"):
+            mixer(IMAGES, LABELS)
+
+    @pytest.mark.parametrize("saliency", ["input_gradient", "grad_cam"])
+    def test_saliency_that_needs_a_model_says_so(self, saliency):
+        mixer = SaliencyPatchMix(num_classes=3, saliency=saliency)
+        with pytest.raises(ValueError, match=r"`model` for .*call mixer\(images, labels, model\)"):
+            mixer(IMAGES, LABELS)
