@@ -1,6 +1,7 @@
 """What every saliency provider is, and what the model-free ones share."""
 
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
 from kornia.color import rgb_to_grayscale
@@ -34,6 +35,13 @@ class SaliencyProvider(Protocol):
         A sample's map must not depend on the other samples of the batch.
         """
         ...
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Switch autocast off where it is on; some devices know no autocast at all."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def grey_image(images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug import _checks
-from spmix_aug.saliency.base import grey_image, is_flat, scale_to_one
+from spmix_aug.saliency.base import full_precision, grey_image, is_flat, scale_to_one
 
 HALF_WIDTHS = (12, 24, 48, 28, 56, 112)
 # The 3 x 3 Gaussian of this sigma has the weights 1/4, 1/2, 1/4 along each side.
@@ -43,7 +43,7 @@ class FineGrained:
         scale = 1.0 if self.size is None else min(1.0, self.size / min(height, width))
         half_widths = [max(1, round(scale * half_width)) for half_width in HALF_WIDTHS]
         small = (round(height * scale), round(width * scale))
-        with torch.autocast(grey.device.type, enabled=False):
+        with full_precision(grey.device):
             if scale == 1:
                 maps = fine_grained(grey, half_widths)
             else:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spmix_aug.saliency.base import full_precision
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Take a model out of its data-parallel and compiled wrappers.
@@ -39,7 +41,7 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
         torch.random.fork_rng(devices),
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
+        full_precision(device),
     ):
         try:
             for module, _ in training:

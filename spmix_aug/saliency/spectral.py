@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug import _checks
-from spmix_aug.saliency.base import grey_image, is_flat, scale_to_one
+from spmix_aug.saliency.base import full_precision, grey_image, is_flat, scale_to_one
 
 # The amplitude, in units of grey levels in [0, 1] summed over the pixels, below which a frequency
 # counts as absent. The logarithm would blow up what is rounding noise there.
@@ -35,7 +35,7 @@ class SpectralResidual:
         grey = grey_image(images)  # (B,1,H,W)
         if len(grey) == 0:
             return grey.squeeze(1)
-        with torch.autocast(grey.device.type, enabled=False):
+        with full_precision(grey.device):
             small = F.interpolate(grey, (self.size, self.size), mode="bilinear")
             maps = F.interpolate(spectral_residual(small), grey.shape[2:], mode="bilinear")
         return torch.where(is_flat(grey), 0.0, maps).squeeze(1)

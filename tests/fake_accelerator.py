@@ -1,0 +1,79 @@
+"""Mix a batch on a make-believe accelerator; prints what went wrong, or "clean".
+
+A process of its own: the fake device must be set up before the first backward pass. Tensors there
+have no values, so that every read of one raises, and no operation accepts a CPU tensor beside one
+of the device.
+"""
+
+import sys
+import warnings
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from spmix_aug import SaliencyPatchMix
+
+DEVICE = "fakegpu"
+
+
+class NoMixedDevices(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        devices = {
+            leaf.device.type
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, torch.Tensor) and leaf.ndim > 0
+        }
+        moves = str(function) in ("aten._to_copy.default", "aten.copy_.default")
+        if len(devices) > 1 and not moves:
+            raise RuntimeError(f"mixed devices {sorted(devices)} in {function}")
+        to_cpu = str(kwargs.get("device")) == "cpu"
+        if moves and devices == {DEVICE} and to_cpu:
+            raise RuntimeError(f"a copy to the host in {function}")
+        return function(*args, **kwargs)
+
+
+def main(saliency: str, target: str, pairing: str) -> None:
+    counts = None if pairing == "any" else [5, 3, 1]
+    mixer = SaliencyPatchMix(
+        class_counts=counts,
+        num_classes=3,
+        saliency=saliency,
+        target=target,
+        pairing=pairing,
+        jitter=0.1,
+        p=0.7,
+        mean=[0.5, 0.4, 0.3],
+        std=0.2,
+        generator=torch.Generator().manual_seed(0),
+    )
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for name, values in list(mixer.named_buffers()):
+            setattr(mixer, name, mode.from_tensor(values))  # on the CPU, as if never moved
+        images = torch.rand(6, 3, 50, 70, device=DEVICE)
+        for labels in (
+            torch.zeros(6, dtype=torch.long, device=DEVICE),
+            torch.zeros(6, 3, device=DEVICE),
+        ):
+            with NoMixedDevices():
+                mixed, targets = mixer(images, labels)
+            assert mixed.device.type == targets.device.type == DEVICE
+            assert mixed.shape == images.shape
+        leaks = 0
+        for leak in (lambda: bool(images.sum() > 0), lambda: images.cpu(), lambda: images.nonzero()):
+            try:
+                with NoMixedDevices():
+                    leak()
+            except Exception:
+                leaks += 1
+        assert leaks == 3, "the detector sees nothing"
+    print("clean")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    _setup_privateuseone_for_python_backend(DEVICE)
+    main(*sys.argv[1:])
