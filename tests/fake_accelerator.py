@@ -63,7 +63,11 @@ def main(saliency: str, target: str, pairing: str) -> None:
             assert mixed.device.type == targets.device.type == DEVICE
             assert mixed.shape == images.shape
         leaks = 0
-        for leak in (lambda: bool(images.sum() > 0), lambda: images.cpu(), lambda: images.nonzero()):
+        for leak in (
+            lambda: bool(images.sum() > 0),
+            lambda: images.cpu(),
+            lambda: images.nonzero(),
+        ):
             try:
                 with NoMixedDevices():
                     leak()

@@ -1,10 +1,12 @@
 """What every saliency provider is, and what the model-free ones share."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from kornia.color import rgb_to_grayscale
+from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from torch import Tensor, nn
 
 # Relative to the image's magnitude: above the rounding of a normalisation and a blur in float32,
@@ -56,6 +58,23 @@ def grey_image(images: Tensor) -> Tensor:
         images = images.float() / 255
     images = images.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     return rgb_to_grayscale(images) if images.shape[1] == 3 else images.mean(1, keepdim=True)
+
+
+def blur(images: Tensor, weights: Sequence[float], border: str) -> Tensor:
+    """Filter `images (B,C,H,W)` with the same odd number of weights along each side.
+
+    Args:
+        images: floating images.
+        weights: of the pixel's neighbours and itself, summing to 1.
+        border: `"reflect"` (without the border pixel) or `"replicate"`.
+    """
+    kernel = torch.tensor([weights], dtype=images.dtype).to(images.device, non_blocking=True)
+    return filter2d_separable(images, kernel, kernel, border_type=border)
+
+
+def gaussian_weights(size: int, sigma: float) -> tuple[float, ...]:
+    """Weights of a Gaussian over `size` pixels with a standard deviation of `sigma` pixels."""
+    return tuple(get_gaussian_kernel1d(size, sigma)[0].tolist())
 
 
 def is_flat(grey: Tensor) -> Tensor:

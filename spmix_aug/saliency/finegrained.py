@@ -1,18 +1,13 @@
 """Fine-grained saliency."""
 
-import math
-
 import torch
-from kornia.filters import gaussian_blur2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug import _checks
-from spmix_aug.saliency.base import full_precision, grey_image, is_flat, scale_to_one
+from spmix_aug.saliency.base import blur, full_precision, grey_image, is_flat, scale_to_one
 
 HALF_WIDTHS = (12, 24, 48, 28, 56, 112)
-# The 3 x 3 Gaussian of this sigma has the weights 1/4, 1/2, 1/4 along each side.
-BLUR_SIGMA = 1 / math.sqrt(2 * math.log(2))
 
 
 class FineGrained:
@@ -60,7 +55,7 @@ def fine_grained(grey: Tensor, half_widths: list[int]) -> Tensor:
     """Compute the fine-grained maps of `grey (B,1,h,w)`: the same shape, in [0, 1]."""
     border = "reflect" if min(grey.shape[2:]) > 1 else "replicate"
     for _ in range(2):
-        grey = gaussian_blur2d(grey, (3, 3), (BLUR_SIGMA, BLUR_SIGMA), border_type=border)
+        grey = blur(grey, (0.25, 0.5, 0.25), border)
     # Sums of values around zero lose least in float32, and only differences count below.
     grey = grey - grey.mean(dim=(2, 3), keepdim=True)
     integral = F.pad(grey.cumsum(2).cumsum(3), (1, 0, 1, 0))

@@ -3,11 +3,11 @@
 import math
 
 import torch
-from kornia.filters import gaussian_blur2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug import _checks
+from spmix_aug.saliency.base import blur, gaussian_weights
 from spmix_aug.saliency.guard import logits_of, model_input, undisturbed
 
 
@@ -54,8 +54,7 @@ class InputGradient:
             maps = maps.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             if self.sigma > 0:
                 side = 2 * math.ceil(2 * self.sigma) + 1
-                sigmas = (self.sigma, self.sigma)
-                maps = gaussian_blur2d(maps, (side, side), sigmas, border_type="replicate")
+                maps = blur(maps, gaussian_weights(side, self.sigma), "replicate")
         return maps.squeeze(1)
 
     def __repr__(self) -> str:

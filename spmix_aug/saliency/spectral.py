@@ -1,16 +1,23 @@
 """Spectral residual saliency."""
 
 import torch
-from kornia.filters import box_blur, gaussian_blur2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug import _checks
-from spmix_aug.saliency.base import full_precision, grey_image, is_flat, scale_to_one
+from spmix_aug.saliency.base import (
+    blur,
+    full_precision,
+    gaussian_weights,
+    grey_image,
+    is_flat,
+    scale_to_one,
+)
 
 # The amplitude, in units of grey levels in [0, 1] summed over the pixels, below which a frequency
 # counts as absent. The logarithm would blow up what is rounding noise there.
 AMPLITUDE_FLOOR = 1e-2
+SMOOTHING = gaussian_weights(5, 8.0)
 
 
 class SpectralResidual:
@@ -49,7 +56,6 @@ def spectral_residual(grey: Tensor) -> Tensor:
     spectrum = torch.fft.fft2(grey)
     log_amplitude = torch.log(spectrum.abs() + AMPLITUDE_FLOOR)
     # exp(log amplitude - mean) with the old phase is the spectrum itself times exp(-mean).
-    mean = box_blur(log_amplitude, 3, border_type="reflect")
+    mean = blur(log_amplitude, (1 / 3, 1 / 3, 1 / 3), "reflect")
     energy = torch.fft.ifft2(spectrum * torch.exp(-mean)).abs()
-    smooth = gaussian_blur2d(energy, (5, 5), (8.0, 8.0), border_type="reflect")
-    return scale_to_one(smooth.square())
+    return scale_to_one(blur(energy, SMOOTHING, "reflect").square())

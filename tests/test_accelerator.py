@@ -1,0 +1,47 @@
+"""No host synchronisation and no device mix-up, on a fake accelerator and on a real one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spmix_aug import SaliencyPatchMix
+
+SCRIPT = Path(__file__).with_name("fake_accelerator.py")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("spectral_residual", "own", "relative"),
+        ("fine_grained", "ratio", "any"),
+    ],
+    ids=" ".join,
+)
+def test_model_free_mixing_neither_syncs_nor_mixes_devices(options):
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == "clean", result.stderr[-2000:]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("saliency", ["spectral_residual", "fine_grained"])
+def test_a_gpu_mixes_like_the_cpu_and_does_not_wait(saliency):
+    images, labels = torch.rand(8, 3, 64, 64), torch.arange(8) % 3
+    results = []
+    for device in ("cpu", "cuda"):
+        mixer = SaliencyPatchMix(
+            num_classes=3, saliency=saliency, generator=torch.Generator().manual_seed(0)
+        )
+        batch = images.to(device), labels.to(device)
+        mode = "error" if device == "cuda" else "default"
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            results.append(mixer(*batch))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(results[0][0], results[1][0].cpu(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(results[0][1], results[1][1].cpu())

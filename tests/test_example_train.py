@@ -1,0 +1,269 @@
+"""The training example: it trains, resumes exactly, reports, and loses nothing on bad input."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from examples.isic2018 import files, report, train
+from examples.isic2018.data import CLASSES
+from examples.isic2018.model import build_model
+from examples.isic2018.phantom import draw_phantom
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "phantom"
+    draw_phantom(root, train_images=90, test_per_class=3, size=(40, 56), progress=False)
+    return root
+
+
+@pytest.fixture
+def settings(phantom, tmp_path):
+    return train.Settings(
+        data=str(phantom),
+        out=str(tmp_path / "run"),
+        hold_out="test",
+        image_size=32,
+        batch_size=32,
+        epochs=3,
+        workers=0,
+        device="cpu",
+    )
+
+
+def parameters(settings):
+    saved = torch.load(f"{settings.out}/checkpoint.pt", weights_only=True)
+    return saved["model"]
+
+
+def test_a_run_leaves_settings_metrics_predictions_and_checkpoint(settings, tmp_path):
+    train.Trainer(settings).run()
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "settings.json",
+        "metrics.jsonl",
+        "predictions.csv",
+        "class_counts.json",
+        "checkpoint.pt",
+    }
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert set(rows[0]["recall"]) == set(CLASSES)
+    lines = (tmp_path / "run/predictions.csv").read_text().splitlines()
+    assert lines[0] == "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC,label"
+    assert len(lines) == 1 + 7 * 3
+    loaded, model = train.load_model(tmp_path / "run")
+    assert loaded == settings
+    assert not model.training
+
+
+@pytest.mark.parametrize("mix", ["spmix", "none"])
+def test_a_stopped_run_goes_on_to_the_same_parameters(settings, tmp_path, monkeypatch, mix):
+    whole = replace(settings, out=str(tmp_path / "whole"), mix=mix)
+    train.Trainer(whole).run()
+
+    stopped = replace(settings, out=str(tmp_path / "stopped"), mix=mix)
+    with monkeypatch.context() as patch:
+        real = train.Trainer._train_epoch
+
+        def stop_in_the_second(self, epoch):
+            if epoch == 1:
+                self._step(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))
+                raise KeyboardInterrupt
+            return real(self, epoch)
+
+        patch.setattr(train.Trainer, "_train_epoch", stop_in_the_second)
+        with pytest.raises(KeyboardInterrupt, match=""):
+            train.Trainer(stopped).run()
+    torch.rand(3)  # the state of the global stream must not matter
+    resumed = train.Trainer(stopped)
+    assert len(resumed.history) == 1
+    resumed.run()
+    expected, found = parameters(whole), parameters(stopped)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_seeds_differ_and_repeat(settings, tmp_path):
+    results = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run = replace(settings, out=str(tmp_path / name), seed=seed, epochs=1)
+        train.Trainer(run).run()
+        results.append(parameters(run)["0.weight"])
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_a_finished_run_is_left_as_it_is(settings, tmp_path):
+    train.Trainer(replace(settings, epochs=1)).run()
+    before = (tmp_path / "run/checkpoint.pt").read_bytes()
+    train.Trainer(replace(settings, epochs=1, workers=1)).run()
+    assert (tmp_path / "run/checkpoint.pt").read_bytes() == before
+
+
+def test_other_settings_do_not_go_on_with_a_run(settings):
+    train.Trainer(replace(settings, epochs=1)).run()
+    with pytest.raises(ValueError, match=r"of a run with epochs=1, alpha=0.8; .* another --out"):
+        train.Trainer(replace(settings, alpha=0.7))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"saliency": "input_gradient"},
+        {"saliency": "grad_cam", "target": "ratio"},
+        {"saliency": "fine_grained", "pairing": "any", "jitter": 0.1},
+        {"sampler": "instance", "mix": "none", "hold_out": "2"},
+        {"model": "resnet10t", "p": 1.0},
+    ],
+    ids=str,
+)
+def test_options(settings, options):
+    run = train.Trainer(replace(settings, **{"p": 1.0, "epochs": 1, **options}))
+    run.run()
+    assert 0 < run.history[0]["loss"] < 5
+
+
+def test_every_sampler_takes_the_same_steps(settings):
+    for sampler in ("pair", "instance"):
+        batches = train.make_batches(replace(settings, sampler=sampler))
+        assert len(list(batches.epoch(0))) == batches.steps == 4
+
+
+def test_the_command_line_reads_every_setting():
+    given = train.parse(
+        ["--data", "d", "--out", "o", "--alpha", "0.7", "--epochs", "3", "--pretrained"]
+    )
+    assert given == train.Settings(data="d", out="o", alpha=0.7, epochs=3, pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "error: nowhere: no such folder"),
+        (["--hold-out", "7"], "error: .*'7'.*0, 1, 2, 3, 4, test"),
+        (["--split-file", "none.csv"], "error: none.csv: cannot be read"),
+        (["--model", "resnet_none"], "error: no model `resnet_none`"),
+        (["--pretrained"], "error: `small_cnn` has no pretrained weights"),
+        (["--patch-size", "0"], "error: Expected `patch_size` to be at least 1"),
+    ],
+)
+def test_bad_input_ends_with_its_message_and_writes_nothing(phantom, tmp_path, arguments, message):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit, match=message):
+        train.main(["--data", str(phantom), "--out", str(out), *arguments])
+    assert not out.exists()
+
+
+def test_a_broken_image_loses_nothing_that_was_saved(settings, tmp_path, phantom, monkeypatch):
+    train.Trainer(replace(settings, epochs=1)).run()
+    # a later epoch meets a file that broke meanwhile
+    path = settings.out + "/checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    saved["settings"]["epochs"] = 2
+    torch.save(saved, path)
+    run = train.Trainer(replace(settings, epochs=2))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(run.batches.held_records[0].path.read_bytes()[:200])
+    records = run.batches.train.dataset.records
+    records[:] = [replace(record, path=broken) for record in records]
+    with pytest.raises(ValueError, match=r"broken\.jpg: cannot be read as an image"):
+        run.run()
+    assert len(torch.load(path, weights_only=True)["history"]) == 1
+
+
+class TestReport:
+    @pytest.fixture
+    def runs(self, settings, tmp_path):
+        folders = []
+        for name, mix in (("baseline", "none"), ("mixed", "spmix")):
+            run = replace(settings, out=str(tmp_path / name), mix=mix, epochs=2)
+            train.Trainer(run).run()
+            folders.append(tmp_path / name)
+        return folders
+
+    def test_it_writes_tables_and_figures(self, runs, tmp_path, capsys):
+        report.main([*map(str, runs), "--out", str(tmp_path / "report")])
+        out = tmp_path / "report"
+        names = {path.name for path in out.iterdir()}
+        assert names == {
+            "report.md",
+            "report.json",
+            "recall.png",
+            "confusion.png",
+            "curves.png",
+            "mixes.png",
+        }
+        assert all(path.stat().st_size > 200 for path in out.iterdir())
+        printed = capsys.readouterr().out
+        assert "| baseline |" in printed
+        assert printed.strip() in (out / "report.md").read_text()
+
+    def test_its_numbers_are_those_of_scikit_learn(self, runs, tmp_path):
+        metrics = pytest.importorskip("sklearn.metrics")
+        report.write_report(runs, tmp_path / "report")
+        found = json.loads((tmp_path / "report/report.json").read_text())["mixed"]
+        run = report.read_run(runs[1])
+        probabilities = (run.probabilities / run.probabilities.sum(1, keepdim=True)).double()
+        predicted = probabilities.argmax(1)
+        assert found["balanced_accuracy"] == pytest.approx(
+            metrics.balanced_accuracy_score(run.labels, predicted), abs=1e-6
+        )
+        assert found["macro_f1"] == pytest.approx(
+            metrics.f1_score(run.labels, predicted, average="macro"), abs=1e-6
+        )
+        auroc = metrics.roc_auc_score(
+            run.labels, probabilities / probabilities.sum(1, keepdim=True), multi_class="ovr"
+        )
+        assert found["auroc"] == pytest.approx(auroc, abs=1e-3)
+        assert found["confusion"] == metrics.confusion_matrix(run.labels, predicted).tolist()
+        recall = [found["recall"][name] for name in CLASSES]
+        # 90 training images: NV alone has more than 50, all have fewer than 200
+        assert found["shots"] == {
+            "many": None,
+            "medium": None,
+            "few": pytest.approx(sum(recall) / 7, abs=1e-6),
+        }
+
+    def test_runs_that_do_not_compare_are_refused(self, runs, settings, tmp_path):
+        other = replace(settings, out=str(tmp_path / "other"), hold_out="1", epochs=1)
+        train.Trainer(other).run()
+        with pytest.raises(ValueError, match="predict different images"):
+            report.write_report([runs[0], tmp_path / "other"], tmp_path / "report")
+        with pytest.raises(ValueError, match="runs of different names"):
+            report.write_report([runs[0], runs[0]], tmp_path / "report")
+        with pytest.raises(SystemExit, match=r"error: .*predictions\.csv: .*finish this run first"):
+            report.main([str(tmp_path), "--out", str(tmp_path / "report")])
+        assert not (tmp_path / "report").exists()
+
+
+def test_models():
+    logits = build_model("small_cnn", 7).eval()(torch.rand(2, 3, 64, 64))
+    assert logits.shape == (2, 7)
+    assert build_model("resnet10t", 5).eval()(torch.rand(1, 3, 64, 64)).shape == (1, 5)
+
+
+class TestFiles:
+    def test_a_file_that_fails_leaves_the_old_one(self, tmp_path):
+        path = tmp_path / "new/folder/file.json"
+        files.write_json(path, {"a": 1})
+
+        def fail(temporary):
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+        with pytest.raises(OSError, match="disk full"):
+            files.write_whole(path, fail)
+        assert json.loads(path.read_text()) == {"a": 1}
+        assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def test_the_quickstart_runs(monkeypatch, capsys):
+    from examples import quickstart
+
+    monkeypatch.setattr(sys, "argv", ["quickstart.py"])
+    quickstart.main()
+    assert "recall of each class" in capsys.readouterr().out
