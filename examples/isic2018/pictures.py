@@ -56,7 +56,7 @@ def draw_confusion(measured: Mapping[str, Mapping[str, Any]], path: Path) -> Non
     ):
         counts = torch.tensor(values["confusion"])
         shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
         for row, column in counts.nonzero().tolist():
             colour = "white" if shares[row, column] > 0.5 else "black"
             text = str(int(counts[row, column]))
@@ -116,7 +116,8 @@ def draw_mixes(images: Tensor, labels: Tensor, plan: MixPlan, rows: int, path: P
 
 def _show(axes: Axes, panel: Tensor, note: str = "", highest: float | None = None) -> None:
     """Show an image `(3,H,W)`, or a map `(H,W)` from 0 to `highest`, with a note in its corner."""
-    axes.imshow(panel.permute(1, 2, 0) if panel.ndim == 3 else panel, vmin=0, vmax=highest)
+    pixels = panel.permute(1, 2, 0) if panel.ndim == 3 else panel
+    axes.imshow(pixels.numpy(), vmin=0, vmax=highest)
     axes.set_axis_off()
     if note:
         box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5}

@@ -1,0 +1,47 @@
+# `make demo` and `make test` do all of the set-up by themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := $(BIN)/python -m examples.isic2018
+
+# OpenMP threads that spin while they wait can slow training on a few cores down by 5 to 15 times.
+export GOMP_SPINCOUNT := 5000
+
+.PHONY: help demo test test-slow lint wheel clean
+.DELETE_ON_ERROR:
+
+help:  ## show this help
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[examples,test,dev]"
+	touch $@
+
+demo: $(INSTALLED)  ## draw synthetic lesions, train without and with mixing, compare
+	$(DEMO).phantom --out demo/data
+	$(DEMO).train --data demo/data --hold-out test --out demo/baseline --sampler instance --mix none
+	$(DEMO).train --data demo/data --hold-out test --out demo/sampler --sampler pair --mix none
+	$(DEMO).train --data demo/data --hold-out test --out demo/spmix --sampler pair --mix spmix
+	$(DEMO).report demo/baseline demo/sampler demo/spmix --out demo/report
+
+test: $(INSTALLED)  ## run the tests, without the slow ones
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED)  ## run the slow tests
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(INSTALLED)  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(INSTALLED)  ## build wheel and sdist into dist/
+	$(BIN)/python -m build
+
+clean:  ## remove what was installed, built and drawn
+	rm -rf $(VENV) build dist demo
