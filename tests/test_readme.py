@@ -1,0 +1,63 @@
+"""The README's code runs, in the order in which it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from spmix_aug import SaliencyPatchMix
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def text():
+    return README.read_text(encoding="utf-8")
+
+
+def test_the_code_runs(text):
+    labels = torch.arange(150) % 7
+    images = torch.rand(150, 3, 32, 32)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 7)
+    )
+    names = {
+        "labels": labels,
+        "dataset": TensorDataset(images, labels),
+        "DataLoader": DataLoader,
+        "F": F,
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), 0.1),
+        "epochs": 1,
+        "query_view": images[:8],
+        "key_view": images[8:16],
+        "classes": labels[:8],
+        "torch": torch,
+    }
+    before = model[3].weight.clone()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert not torch.equal(model[3].weight, before)
+    assert names["targets"].shape == (64, 7)
+    assert names["mixed_query"].shape == (8, 3, 32, 32)
+    assert names["mixer"](images, labels)[0].shape == images.shape
+
+
+def test_the_settings_in_its_table_are_the_defaults(text):
+    mixer = SaliencyPatchMix(num_classes=2)
+    rows = [row for row in text.splitlines() if re.match(r"\| `\w+=", row)]
+    assert len(rows) >= 8
+    for name, value in re.findall(r"`(\w+)=([^`]+)`", " ".join(row.split("|")[1] for row in rows)):
+        if name != "saliency":
+            assert repr(getattr(mixer, name)) == value.replace('"', "'")
+
+
+def test_its_links_lead_somewhere(text):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (README.parent / target).exists(), target
