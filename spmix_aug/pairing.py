@@ -35,6 +35,6 @@ def draw_at_least_as_frequent(frequency: Tensor, uniform: Tensor) -> Tensor:
     reach = torch.searchsorted(-falling, -frequency, right=True)
     place = torch.empty_like(order).scatter_(0, order, itself)  # each sample's place in `order`
     others = reach - 1
-    pick = torch.minimum((uniform * others).long(), (others - 1).clamp(min=0))
+    pick = (uniform * others).long()
     pick = pick + (pick >= place)  # skip the sample itself
-    return torch.where(others > 0, order[pick.clamp(max=len(order) - 1)], itself)
+    return torch.where(others > 0, order[pick], itself)

@@ -1,6 +1,4 @@
-"""Shared settings: hypothesis without deadlines, one seed for each test, real images if there."""
-
-from pathlib import Path
+"""Shared settings: hypothesis without deadlines, one seed for each test, GPUs only where they are."""
 
 import pytest
 import torch
@@ -10,8 +8,6 @@ settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
-
-REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared/data/isic2018_128"
 
 
 @pytest.fixture(autouse=True)

@@ -287,6 +287,13 @@ class TestGradCAM:
         named = GradCAM(found)(images, torch.tensor([1]), model)
         torch.testing.assert_close(maps, named)
 
+    def test_channels_come_last_in_a_swin(self):
+        timm = pytest.importorskip("timm")
+        model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=4)
+        images, labels = torch.rand(2, 3, 224, 224), torch.tensor([1, 2])
+        first = GradCAM("norm", lambda features: features.permute(0, 3, 1, 2))
+        torch.testing.assert_close(GradCAM()(images, labels, model), first(images, labels, model))
+
     def test_a_vit_with_prefix_tokens_and_an_oblong_grid(self):
         timm = pytest.importorskip("timm")
         model = timm.create_model(
