@@ -1,4 +1,4 @@
-"""Shared settings: hypothesis without deadlines, one seed for each test, GPUs only where they are."""
+"""Shared settings: hypothesis without deadlines, one seed a test, GPU tests only with a GPU."""
 
 import pytest
 import torch
