@@ -14,10 +14,15 @@ TABLES = (
 
 
 def main(source: Path, target: Path, number: int) -> None:
-    """Take every n-th training image, linked rather than copied; never a test image."""
+    """Take training images of all classes alike, linked rather than copied; no test images."""
     with (source / TABLES[2]).open(newline="") as file:
-        train = [row["image"] for row in csv.DictReader(file) if row["split"] == "train"]
-    kept = set(train[:: max(1, len(train) // number)])
+        train = {row["image"] for row in csv.DictReader(file) if row["split"] == "train"}
+    with (source / TABLES[0]).open(newline="") as file:
+        of_class: dict[tuple[str, ...], list[str]] = {}
+        for image, *one_hot in csv.reader(file):
+            of_class.setdefault(tuple(one_hot), []).append(image)
+    share = number // 7
+    kept = {i for images in of_class.values() for i in [i for i in images if i in train][:share]}
     for table in TABLES:
         with (source / table).open(newline="") as file:
             header, *rows = csv.reader(file)

@@ -4,7 +4,8 @@ Types, shapes, dtypes and devices are always checked. Values are looked at on CP
 on an accelerator that would make the host wait for the device.
 """
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from torch import Tensor
 IMAGE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8)
 
 
-def _described(value: object) -> str:
+def described(value: object) -> str:
     """Name a value in an error: shape and dtype of a tensor, type and value of the rest."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
@@ -26,10 +27,12 @@ def _described(value: object) -> str:
 def number(name: str, value: object, *, low: float = 0.0, high: float = float("inf")) -> float:
     """Accept a real number in [`low`, `high`]."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"Expected `{name}` to be a number, but got {_described(value)}.")
+        raise TypeError(f"Expected `{name}` to be a number, but got {described(value)}.")
     value = float(value)
-    if not low <= value <= high:
-        bounds = f"in [{low:g}, {high:g}]" if high < float("inf") else f"at least {low:g}"
+    if not low <= value <= high or math.isinf(value):
+        bounds = (
+            f"in [{low:g}, {high:g}]" if high < float("inf") else f"finite and at least {low:g}"
+        )
         raise ValueError(f"Expected `{name}` to be {bounds}, but got {value!r}.")
     return value
 
@@ -37,7 +40,7 @@ def number(name: str, value: object, *, low: float = 0.0, high: float = float("i
 def integer(name: str, value: object, *, low: int = 1) -> int:
     """Accept an integer of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"Expected `{name}` to be an integer, but got {_described(value)}.")
+        raise TypeError(f"Expected `{name}` to be an integer, but got {described(value)}.")
     if value < low:
         raise ValueError(f"Expected `{name}` to be at least {low}, but got {value!r}.")
     return int(value)
@@ -55,7 +58,7 @@ def generator(value: object) -> None:
     """Accept a `torch.Generator` or None."""
     if value is not None and not isinstance(value, torch.Generator):
         raise TypeError(
-            f"Expected `generator` to be a torch.Generator or None, but got {_described(value)}; "
+            f"Expected `generator` to be a torch.Generator or None, but got {described(value)}; "
             "make one with torch.Generator().manual_seed(seed)."
         )
 
@@ -66,46 +69,49 @@ def classes(num_classes: object, class_counts: object) -> tuple[int, Tensor | No
         if num_classes is None:
             raise ValueError("Expected `num_classes` or `class_counts`, but got neither.")
         return integer("num_classes", num_classes), None
-    try:
-        counts = torch.as_tensor(class_counts).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            "Expected `class_counts` to be a sequence of numbers, "
-            f"but got {_described(class_counts)}."
-        ) from error
-    if counts.ndim != 1 or len(counts) == 0:
-        raise ValueError(
-            "Expected `class_counts` to have shape (K,), one count a class, "
-            f"but got shape {tuple(counts.shape)}."
-        )
-    if counts.is_complex() or counts.dtype == torch.bool:
-        raise TypeError(f"Expected `class_counts` to be numbers, but got dtype {counts.dtype}.")
-    if not bool((counts >= 0).all()) or not bool(counts.isfinite().all()):
-        raise ValueError(
-            f"Expected `class_counts` to be finite and at least 0, but got {counts.tolist()}."
-        )
-    if num_classes is not None and integer("num_classes", num_classes) != len(counts):
+    sizes = counts("class_counts", class_counts)
+    if num_classes is not None and integer("num_classes", num_classes) != len(sizes):
         raise ValueError(
             "Expected `num_classes` to be the length of `class_counts`, "
-            f"but got {num_classes} and {len(counts)}; give one of the two."
+            f"but got {num_classes} and {len(sizes)}; give one of the two."
         )
-    return len(counts), counts.float() if counts.is_floating_point() else counts.long()
+    return len(sizes), sizes
 
 
-def channel_values(name: str, value: float | Sequence[float] | Tensor) -> Tensor:
-    """Accept one finite number, or one for each channel: a float32 tensor `(1,)` or `(C,)`."""
-    try:
-        numbers = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"Expected `{name}` to be a number or one a channel, but got {_described(value)}."
-        ) from error
-    if numbers.ndim > 1 or numbers.numel() == 0 or not bool(numbers.isfinite().all()):
+def counts(name: str, value: object) -> Tensor:
+    """Accept one number of samples a class; return a copy `(K,)` on the CPU."""
+    sizes = _own_copy(name, value)
+    if sizes.ndim != 1 or len(sizes) == 0:
         raise ValueError(
-            f"Expected `{name}` to be a finite number or one a channel, "
-            f"but got {_described(value)}."
+            f"Expected `{name}` to have shape (K,), one count a class, "
+            f"but got shape {tuple(sizes.shape)}."
         )
-    return numbers.reshape(-1)
+    if not bool((sizes >= 0).all()) or not bool(sizes.isfinite().all()):
+        raise ValueError(
+            f"Expected `{name}` to be finite and at least 0, but got {sizes.tolist()}."
+        )
+    return sizes
+
+
+def _own_copy(name: str, value: object) -> Tensor:
+    """Copy numbers in any form to a CPU tensor, int64 or float32, that nobody else can change."""
+    try:
+        array = np.array(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)
+        if array.dtype.kind not in "iuf":
+            raise TypeError(array.dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"Expected `{name}` to be numbers, but got {described(value)}.") from error
+    return torch.from_numpy(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
+
+
+def channel_values(name: str, value: object) -> Tensor:
+    """Accept one finite number, or one for each channel: a float32 tensor `(1,)` or `(C,)`."""
+    numbers = _own_copy(name, value).float().reshape(-1)
+    if numbers.numel() == 0 or not bool(numbers.isfinite().all()):
+        raise ValueError(
+            f"Expected `{name}` to be a finite number or one a channel, but got {described(value)}."
+        )
+    return numbers
 
 
 def normalization(mean: Any, std: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -130,7 +136,7 @@ def images(value: object, mean: Tensor | None = None, std: Tensor | None = None)
     """Accept images `(B,C,H,W)`, whose channels `mean` and `std` fit where they are given."""
     if not isinstance(value, Tensor):
         raise TypeError(
-            f"Expected `images` to be a tensor of shape (B,C,H,W), but got {_described(value)}."
+            f"Expected `images` to be a tensor of shape (B,C,H,W), but got {described(value)}."
         )
     if value.dtype not in IMAGE_DTYPES:
         raise TypeError(
@@ -153,8 +159,7 @@ def images(value: object, mean: Tensor | None = None, std: Tensor | None = None)
 def labels(value: object, batch: int, num_classes: int, device: torch.device) -> Tensor:
     """Accept class indices or rows; return int64 `(B,)` or the rows `(B,K)` as they are."""
     if not isinstance(value, Tensor):
-        hint = "; pass the model as model=" if isinstance(value, torch.nn.Module) else ""
-        raise TypeError(f"Expected `labels` to be a tensor, but got {_described(value)}{hint}.")
+        raise TypeError(f"Expected `labels` to be a tensor, but got {described(value)}.")
     is_index = not value.is_floating_point() and value.dtype != torch.bool
     if is_index and value.shape == (batch, 1) and num_classes != 1:
         value = value.squeeze(1)
@@ -162,7 +167,7 @@ def labels(value: object, batch: int, num_classes: int, device: torch.device) ->
     if tuple(value.shape) != accepted or value.is_complex():
         raise ValueError(
             f"Expected `labels` to be integers of shape (B,) or (B,1), or rows of shape (B,K), "
-            f"with B = {batch} images and K = {num_classes} classes, but got {_described(value)}."
+            f"with B = {batch} images and K = {num_classes} classes, but got {described(value)}."
         )
     if value.device != device:
         raise ValueError(
@@ -199,7 +204,7 @@ def _label_values(value: Tensor, num_classes: int) -> None:
 def partner(value: object, batch: int, device: torch.device, name: str = "partner") -> Tensor:
     """Accept indices `(B,)` into the batch; return them as int64."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"Expected `{name}` to be a tensor, but got {_described(value)}.")
+        raise TypeError(f"Expected `{name}` to be a tensor, but got {described(value)}.")
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"Expected `{name}` to hold integers, but got {value.dtype}.")
     if tuple(value.shape) != (batch,):
@@ -216,13 +221,13 @@ def partner(value: object, batch: int, device: torch.device, name: str = "partne
                 f"Expected `{name}` in 0 to {batch - 1}, "
                 f"but got {low if low < 0 else high}; give i itself to leave sample i unmixed."
             )
-    return value.detach().long()
+    return value.detach().to(torch.int64, copy=True)
 
 
 def saliency_maps(value: object, images: Tensor) -> Tensor:
     """Accept maps `(B,H,W)` or `(B,1,H,W)` of the images' size; return them as `(B,H,W)`."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"Expected `saliency` to be a tensor, but got {_described(value)}.")
+        raise TypeError(f"Expected `saliency` to be a tensor, but got {described(value)}.")
     batch, _, height, width = images.shape
     if tuple(value.shape) not in ((batch, height, width), (batch, 1, height, width)):
         raise ValueError(
@@ -239,6 +244,21 @@ def saliency_maps(value: object, images: Tensor) -> Tensor:
     return value.detach().reshape(batch, height, width)
 
 
+def labels_fit_logits(value: Tensor, logits: Tensor) -> None:
+    """Accept labels `(B,)` or `(B,K)` of the classes that the model's logits `(B,K)` have."""
+    num_classes = logits.shape[1]
+    if len(logits) != len(value) or (value.ndim == 2 and value.shape[1] != num_classes):
+        raise ValueError(
+            f"Expected `labels` that fit the model's logits of shape {tuple(logits.shape)}, "
+            f"but got {described(value)}."
+        )
+    if value.ndim == 1 and value.device.type == "cpu" and int(value.max()) >= num_classes:
+        raise ValueError(
+            f"Expected `labels` below {num_classes}, the number of the model's logits, "
+            f"but got {int(value.max())}."
+        )
+
+
 def provider_has_model(provider: Any, value: object) -> None:
     """Accept a model, or None where the provider needs none."""
     if not getattr(provider, "needs_model", False):
@@ -251,7 +271,7 @@ def provider_has_model(provider: Any, value: object) -> None:
         )
     if not isinstance(value, torch.nn.Module):
         raise TypeError(
-            f"Expected `model` for {name} to be a torch.nn.Module, but got {_described(value)}."
+            f"Expected `model` for {name} to be a torch.nn.Module, but got {described(value)}."
         )
 
 
@@ -263,7 +283,7 @@ def labels_and_model(
     if labels is None or labels.ndim not in (1, 2) or len(labels) != len(images):
         raise ValueError(
             f"Expected `labels` for {type(provider).__name__} of shape (B,) or (B,K) with "
-            f"B = {len(images)}, but got {_described(labels)}."
+            f"B = {len(images)}, but got {described(labels)}."
         )
     return labels.float() if labels.ndim == 2 else labels.long(), cast(torch.nn.Module, model)
 
@@ -292,29 +312,29 @@ def dataset_labels(value: object) -> Tensor:
             "and pass `num_replicas` and `rank` yourself."
         )
     try:
-        if isinstance(value, Tensor):
-            given = value.detach().cpu()
-        elif isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
             raise TypeError(type(value).__name__)
-        else:
-            given = torch.from_numpy(np.atleast_1d(np.asarray(value)))
+        array = np.atleast_1d(
+            value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        )
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"Expected `labels` to be a sequence, array or tensor of integers, "
-            f"but got {_described(value)}."
+            "Expected `labels` to be a sequence, array or tensor of integers, "
+            f"but got {described(value)}."
         ) from error
-    if given.ndim == 2 and given.shape[1] == 1:
-        given = given.squeeze(1)
-    if given.ndim != 1 or given.numel() == 0:
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.size == 0:
         raise ValueError(
             "Expected `labels` to have shape (N,), one class index a sample and N >= 1, "
-            f"but got shape {tuple(given.shape)}."
+            f"but got shape {array.shape}."
         )
-    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+    if array.dtype.kind not in "iu":
         raise TypeError(
-            f"Expected `labels` to be integers, but got {given.dtype}; convert class indices "
+            f"Expected `labels` to be integers, but got {array.dtype}; convert class indices "
             "with labels.long(), or one-hot rows with labels.argmax(1)."
         )
+    given = torch.from_numpy(array.astype(np.int64))
     if int(given.min()) < 0:
         raise ValueError(f"Expected `labels` to be at least 0, but got {int(given.min())}.")
-    return given.long()
+    return given

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
@@ -28,11 +28,15 @@ def unpack_batch(
         with all other items untouched.
 
     Raises:
+        TypeError: if `labels` is a model.
         ValueError: if a dict has no such key or several, or a tuple fewer than two items.
     """
-    if labels is not None or isinstance(batch, Tensor):
-        return batch, labels, lambda mixed, targets: (mixed, targets)
-    if isinstance(batch, Mapping):
+    if isinstance(labels, nn.Module):
+        raise TypeError(
+            f"Expected `labels` to be a tensor, but got {type(labels).__name__}; pass the model as "
+            "model=."
+        )
+    if labels is None and isinstance(batch, Mapping):
         images_at = _find_key(batch, image_key, IMAGE_KEYS, "image_key")
         labels_at = _find_key(batch, label_key, LABEL_KEYS, "label_key")
 
@@ -42,7 +46,7 @@ def unpack_batch(
             return packed
 
         return batch[images_at], batch[labels_at], into_dict
-    if isinstance(batch, (tuple, list)):
+    if labels is None and isinstance(batch, (tuple, list)):
         if len(batch) < 2:
             raise ValueError(
                 f"Expected a batch `(images, labels, ...)`, but got {len(batch)} item(s)."

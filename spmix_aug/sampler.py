@@ -53,7 +53,7 @@ class HeadTailSplit(NamedTuple):
 
 
 def head_tail_split(
-    counts: Sequence[int] | Tensor, *, many: int = 1000, few: int = 200
+    counts: Sequence[int] | Tensor, *, many: float = 1000, few: float = 200
 ) -> HeadTailSplit:
     """Group classes into many-, medium- and few-shot ones, for reports (SPMix, section 3).
 
@@ -63,13 +63,15 @@ def head_tail_split(
         few: classes with fewer samples than this are few-shot; the others are medium-shot.
 
     Raises:
+        TypeError: if an argument is no number.
         ValueError: if `few` is above `many`, or `counts` is not `(K,)`.
     """
-    _, sizes = _checks.classes(None, counts)
+    sizes = _checks.counts("counts", counts)
+    many, few = _checks.number("many", many), _checks.number("few", few)
     if few > many:
-        raise ValueError(f"Expected `few` to be at most `many`, but got {few} and {many}.")
+        raise ValueError(f"Expected `few` to be at most `many`, but got {few:g} and {many:g}.")
     split = HeadTailSplit([], [], [])
-    for index, size in enumerate([] if sizes is None else sizes.tolist()):
+    for index, size in enumerate(sizes.tolist()):
         group = split.many if size > many else split.few if size < few else split.medium
         group.append(index)
     return split
@@ -101,7 +103,7 @@ class _InstancePass(Sampler[int]):
 
     def order(self) -> Tensor:
         """Draw this epoch's order; every rank draws the same one and takes its share."""
-        order = torch.randperm(self.num_samples, generator=self.generator(stream=0))
+        order = torch.randperm(self.num_samples, generator=self.generator(stream=0), device="cpu")
         return order[self.rank :: self.num_replicas]
 
 
@@ -173,46 +175,50 @@ class TailHeadPairSampler(BatchSampler):
         # Samples sorted by class: a class is drawn first, then one of its run in this order.
         self._by_class = torch.argsort(classes, stable=True)
         self._class_start = self.class_counts.cumsum(0) - self.class_counts
-        self._next_batch = 0
+        self._resume_at = self._next_batch = 0
 
     def __len__(self) -> int:
         """Count the batches of an epoch, the same on every rank."""
-        passing = self.batch_size - self.num_balanced or self.batch_size
-        per_round = passing * self.sampler.num_replicas
+        # Without places for the pass, an epoch has as many draws as samples.
+        places = self.batch_size - self.num_balanced or self.batch_size
+        per_round = places * self.sampler.num_replicas
         samples = self.sampler.num_samples
         return samples // per_round if self.drop_last else -(-samples // per_round)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches of this epoch, lists of `batch_size` indices."""
+        first, self._resume_at = self._resume_at, 0
         passing = self.batch_size - self.num_balanced
         order = self.sampler.order()
         in_pass = min(len(self) * passing, len(order))
         balanced = self._draw_balanced(len(self) * self.batch_size - in_pass)
-        for batch in range(self._next_batch, len(self)):
+        for batch in range(first, len(self)):
             from_pass = order[batch * passing : (batch + 1) * passing]
             start = batch * self.num_balanced
             # Only the last batch can lack samples of the pass, so its draws run to the end.
             stop = start + self.batch_size - len(from_pass)
             self._next_batch = batch + 1
             yield torch.cat([from_pass, balanced[start:stop]]).tolist()
-        self._next_batch = 0
 
     def _draw_balanced(self, number: int) -> Tensor:
         """Draw `number` sample indices with weight `n_class ** -gamma`, with replacement."""
         generator = self.sampler.generator(stream=1 + self.sampler.rank)
         counts = self.class_counts.double()
-        # n samples of weight n ** -gamma each; a class without samples is never drawn.
-        weights = torch.where(counts > 0, counts.clamp(min=1) ** (1 - self.gamma), 0.0)
+        # A class of n samples weighs n * n ** -gamma, one without samples nothing; the logarithm
+        # is scaled to a largest weight of 1, so that no gamma makes all of them vanish.
+        logarithms = torch.where(counts > 0, (1 - self.gamma) * counts.log(), -torch.inf)
+        weights = (logarithms - logarithms.max()).exp()
         if number == 0:
             return self._by_class.new_empty(0)
         drawn = torch.multinomial(weights, number, replacement=True, generator=generator)
-        within = torch.rand(number, generator=generator, dtype=torch.float64) * counts[drawn]
+        uniform = torch.rand(number, generator=generator, dtype=torch.float64, device="cpu")
+        within = uniform * counts[drawn]
         return self._by_class[self._class_start[drawn] + within.long()]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches the next iteration yields."""
         if epoch != self.sampler.epoch:
-            self._next_batch = 0
+            self._resume_at = self._next_batch = 0
         self.sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, int]:
@@ -224,6 +230,8 @@ class TailHeadPairSampler(BatchSampler):
         return {"epoch": self.sampler.epoch, "next_batch": self._next_batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where a sampler of the same settings was when it gave `state`."""
+        """Let the next iteration go on where a sampler of the same settings gave `state`."""
         self.sampler.set_epoch(state["epoch"])
-        self._next_batch = _checks.integer("next_batch", state["next_batch"], low=0)
+        self._resume_at = self._next_batch = _checks.integer(
+            "next_batch", state["next_batch"], low=0
+        )

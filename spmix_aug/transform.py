@@ -27,7 +27,7 @@ PairingFunction = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
 
 
 class SaliencyPatchMix(nn.Module):
-    """Keep each image's salient patches and take the rest from a partner's background.
+    """Weight each image's salient patches up, and blend the rest with a partner's background.
 
     Each sample of a batch is its own *tail* image, which keeps its label, and gets the background
     of a *head* image: its partner, drawn from the batch. The salient patches of both decide where
@@ -52,10 +52,12 @@ class SaliencyPatchMix(nn.Module):
         floor: lower bound of the own image's ratio before `alpha`, in [0, 1].
         jitter: standard deviation of the noise on patch scores, in units of the standard
             deviation of that image's own scores.
-        p: probability of a sample to be mixed, the same for every class.
+        p: probability of a sample to be mixed, the same for every class, where it has an
+            eligible partner.
         pairing: `"relative"` draws a partner whose class is at least as frequent, `"any"` one of
             all others, a callable `(labels (B,), class_counts (K,), generator)` returns partners
-            `(B,)`. A sample without an eligible partner passes through.
+            `(B,)`. A sample without an eligible partner passes through: with `"relative"`, the
+            only one of a batch's most frequent class.
         target: `"own"` keeps the label (the papers'), `"ratio"` weights both labels by the share
             of the pixels.
         mean: of the images' normalisation, one number or one a channel.
@@ -78,9 +80,7 @@ class SaliencyPatchMix(nn.Module):
     """
 
     saliency: Any
-    class_counts: Tensor | None
-    mean: Tensor | None
-    std: Tensor | None
+    pairing: str | PairingFunction
 
     def __init__(
         self,
@@ -104,21 +104,19 @@ class SaliencyPatchMix(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes, counts = _checks.classes(num_classes, class_counts)
-        # A provider may be a module or hold one: it must not become a part of this one.
-        self.__dict__["saliency"] = find_provider(saliency)
+        if not callable(pairing):
+            _checks.choice("pairing", pairing, ("relative", "any"), " or a callable")
+        # Either may be a module or hold one: it must not become a part of this one.
+        self.__dict__.update(saliency=find_provider(saliency), pairing=pairing)
         self.patch_size = _checks.integer("patch_size", patch_size)
         self.alpha = _checks.number("alpha", alpha, high=1.0)
         self.floor = _checks.number("floor", floor, high=1.0)
         self.jitter = _checks.number("jitter", jitter)
         self.p = _checks.number("p", p, high=1.0)
-        if not callable(pairing):
-            _checks.choice("pairing", pairing, ("relative", "any"), " or a callable")
-        self.pairing = pairing
         _checks.choice("target", target, ("own", "ratio"))
         self.target = target
-        mean, std = _checks.normalization(mean, std)
-        for name, values in (("class_counts", counts), ("mean", mean), ("std", std)):
-            self.register_buffer(name, values, persistent=False)
+        self.class_counts = counts  # no buffers: half() must not round them
+        self.mean, self.std = _checks.normalization(mean, std)
         self.image_key = image_key
         self.label_key = label_key
         self.inplace = inplace
@@ -192,14 +190,14 @@ class SaliencyPatchMix(nn.Module):
         if saliency is None:
             _checks.provider_has_model(self.saliency, model)
 
+        if saliency is None:
+            given = labels if labels.ndim == 1 else targets
+            saliency = self._saliency_maps(images, given, model)
         # All draws are made here, whatever comes after them is determined.
         if partner is None:
             partner = self._draw_partner(targets.argmax(dim=1), itself)  # (B,)
         noise = self._draw_noise(batch, image_size, images.device)  # (B,gh,gw)
 
-        if saliency is None:
-            given = labels if labels.ndim == 1 else targets
-            saliency = self._saliency_maps(images, given, model)
         saliency = _finite(saliency)  # (B,H,W)
         scores = patch_scores(saliency, self.patch_size)  # (B,gh,gw)
         if noise is not None:
@@ -222,11 +220,11 @@ class SaliencyPatchMix(nn.Module):
             counts = self.class_counts.to(classes.device, non_blocking=True)
         if self.pairing == "relative":
             partner = draw_at_least_as_frequent(counts[classes], pick)
-        elif self.pairing == "any":
+        elif isinstance(self.pairing, str):
             partner = draw_at_least_as_frequent(torch.zeros_like(classes), pick)
         else:
             partner = _checks.partner(
-                self.pairing(classes, counts, self.generator),
+                self.pairing(classes, counts.clone(), self.generator),
                 len(classes),
                 classes.device,
                 name="the partner that pairing returned",
@@ -297,7 +295,7 @@ class SaliencyPatchMix(nn.Module):
 
 
 def _finite(saliency: Tensor) -> Tensor:
-    """Make maps float32 at least, and 0 where they are not finite."""
+    """Make maps float32 at least, 0 where they are not finite, and safe to square and sum."""
     if saliency.dtype != torch.float64:
         saliency = saliency.float()
-    return saliency.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return saliency.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(-1e15, 1e15)

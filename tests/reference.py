@@ -99,10 +99,10 @@ def fine_grained(grey, half_widths):
 def spectral_residual(grey, floor):
     """Log amplitude minus its local mean, back with the old phase, smoothed and squared."""
     spectrum = np.fft.fft2(grey)
-    log_amplitude = np.log(np.abs(spectrum) + floor)
-    residual = log_amplitude - scipy.ndimage.uniform_filter(log_amplitude, 3, mode="mirror")
-    phase = spectrum / (np.abs(spectrum) + floor)
-    energy = np.abs(np.fft.ifft2(np.exp(residual) * phase))
+    local_mean = scipy.ndimage.uniform_filter(np.log(np.abs(spectrum) + floor), 3, mode="mirror")
+    residual = np.log(np.abs(spectrum)) - local_mean
+    phase = np.angle(spectrum)
+    energy = np.abs(np.fft.ifft2(np.exp(residual + 1j * phase)))
     weights = np.exp(-(np.arange(-2, 3) ** 2) / (2 * 8.0**2))
     for axis in (0, 1):
         energy = scipy.ndimage.convolve1d(energy, weights / weights.sum(), axis, mode="mirror")

@@ -89,6 +89,9 @@ class TestEveryProvider:
         assert bool(broken.isfinite().all())
         torch.testing.assert_close(broken[[0, 2]], clean[[0, 2]], rtol=1e-4, atol=1e-6)
 
+    def test_huge_values_give_finite_maps(self, provider):
+        assert bool(ask(provider, torch.full((2, 3, 24, 24), 1e38)).isfinite().all())
+
     def test_images_are_left_alone(self, provider):
         images, _ = lesions()
         before = images.clone()
@@ -326,7 +329,7 @@ class TestGradCAM:
         [
             ("features", r"name a module of Sequential, but got 'features'; its parts are 0, 1"),
             (nn.Conv2d(1, 1, 1), "a Conv2d that is not in it; give its dotted name"),
-            ("10", r"\(B,D,h,w\) from Linear, but got shape \(2, 4\); give GradCAM\(reshape_tr"),
+            ("10", r"\(B,D,h,w\) from Linear, but got a tensor of shape \(2, 4\) .* GradCAM\(resh"),
         ],
     )
     def test_layers_that_do_not_fit_are_refused(self, layer, message):
@@ -414,6 +417,19 @@ def test_a_model_without_logits_is_refused(provider, how):
 def test_model_based_providers_need_labels_and_model(provider, labels, model, error, message):
     with pytest.raises(error, match=message):
         provider(torch.rand(2, 3, 8, 8), labels, model)
+
+
+@pytest.mark.parametrize("provider", [InputGradient(), GradCAM()], ids=repr)
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 4]), "`labels` below 4, the number of the model's logits, but got 4"),
+        (torch.eye(2), r"fit the model's logits of shape \(2, 4\), but got .* shape \(2, 2\)"),
+    ],
+)
+def test_labels_must_fit_the_models_logits(provider, labels, message):
+    with pytest.raises(ValueError, match=message):
+        provider(torch.rand(2, 3, 8, 8), labels, small_cnn())
 
 
 @pytest.mark.parametrize("size", [0, 7, 8.5, True])

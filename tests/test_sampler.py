@@ -152,9 +152,34 @@ def test_state_resumes_within_an_epoch():
     assert len(list(resumed)) == len(resumed)
 
 
+def test_an_iteration_that_was_left_early_starts_anew():
+    sampler = TailHeadPairSampler(LABELS, 10)
+    whole = list(sampler)
+    next(iter(sampler))
+    assert [batch for _, batch in zip(range(len(sampler)), sampler, strict=False)] == whole
+    assert list(sampler) == whole
+
+
+def test_strong_balancing_draws_the_rarest_class_alone():
+    sampler = TailHeadPairSampler(LABELS, 10, tail_fraction=1.0, gamma=1000.0)
+    assert {LABELS[i] for batch in sampler for i in batch} == {3}
+
+
+def test_another_default_device_does_not_matter():
+    expected = list(TailHeadPairSampler(LABELS, 10))
+    with torch.device("meta"):
+        assert list(TailHeadPairSampler(torch.tensor(LABELS, device="cpu"), 10)) == expected
+
+
 @pytest.mark.parametrize(
     "labels",
-    [LABELS, np.array(LABELS), np.array(LABELS)[:, None], torch.tensor(LABELS, dtype=torch.uint8)],
+    [
+        LABELS,
+        np.array(LABELS),
+        np.array(LABELS)[:, None],
+        np.array(LABELS, dtype=">u2"),
+        torch.tensor(LABELS, dtype=torch.uint8),
+    ],
 )
 def test_label_forms(labels):
     sampler = TailHeadPairSampler(labels, 10)
@@ -171,13 +196,13 @@ def test_label_forms(labels):
         (3, {}, TypeError, "sequence, array or tensor of integers, but got int 3"),
         ([[1, 0], [0, 1]], {}, ValueError, r"shape \(N,\).*got shape \(2, 2\)"),
         ([], {}, ValueError, r"N >= 1, but got shape \(0,\)"),
-        ([0.0, 1.0], {}, TypeError, "integers, but got torch.float64; convert"),
-        ([True], {}, TypeError, "integers, but got torch.bool"),
+        ([0.0, 1.0], {}, TypeError, "integers, but got float64; convert"),
+        ([True], {}, TypeError, "integers, but got bool"),
         ([0, -1], {}, ValueError, "`labels` to be at least 0, but got -1"),
         ([0], {"batch_size": 0}, ValueError, "`batch_size` to be at least 1"),
         ([0], {"batch_size": 2.5}, TypeError, "`batch_size` to be an integer"),
         ([0], {"tail_fraction": 1.5}, ValueError, r"`tail_fraction` to be in \[0, 1\]"),
-        ([0], {"gamma": -1}, ValueError, "`gamma` to be at least 0"),
+        ([0], {"gamma": -1}, ValueError, "`gamma` to be finite and at least 0"),
         ([0], {"num_replicas": 0}, ValueError, "`num_replicas` to be at least 1"),
         ([0], {"num_replicas": 2, "rank": 2}, ValueError, "`rank` below `num_replicas` = 2"),
         ([0], {"rank": -1}, ValueError, "`rank` to be at least 0"),

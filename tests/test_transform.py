@@ -196,6 +196,24 @@ class TestPartnerAndSaliencyGiven:
         others = [i for i in range(9) if i not in touched]
         assert torch.equal(clean[others], broken[others])
 
+    def test_huge_maps_do_not_overflow(self, batch):
+        images, labels = batch
+        maps = torch.full((9, 20, 28), 3e38)
+        maps[:, 5:9, 5:9] = 0
+        mixer = SaliencyPatchMix(num_classes=3, patch_size=4, jitter=0.1, p=1.0)
+        assert bool(mixer.plan(images, labels, saliency=maps).ratios.isfinite().all())
+
+    def test_a_plan_shares_no_memory_with_what_it_was_given(self, batch):
+        images, labels = batch
+        partner = torch.arange(8, -1, -1)
+        counts = torch.tensor([5, 3, 1])
+        mixer = SaliencyPatchMix(class_counts=counts)
+        plan = mixer.plan(images, labels, partner=partner)
+        partner.zero_()
+        counts.zero_()
+        assert plan.partner.tolist() == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+        assert mixer.class_counts.tolist() == [5, 3, 1]
+
     def test_views_share_their_pairs(self):
         mixer = SaliencyPatchMix(num_classes=2, p=1.0, patch_size=4)
         query, key, labels = noise_images(6), noise_images(6, seed=1), torch.arange(6) % 2
@@ -220,6 +238,17 @@ class TestPartnerAndSaliencyGiven:
         assert torch.equal(seen[0][0], labels)
         assert seen[0][1].tolist() == [50, 30, 10]
         assert seen[0][2] is generator
+
+    def test_a_module_as_pairing_is_not_registered(self, batch):
+        class Next(nn.Linear):
+            def forward(self, labels, class_counts, generator):
+                class_counts.zero_()  # its own copy
+                return (torch.arange(len(labels)) + 1) % len(labels)
+
+        mixer = SaliencyPatchMix(class_counts=[5, 3, 1], pairing=Next(1, 1), p=1.0)
+        assert mixer.plan(*batch).partner.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 0]
+        assert mixer.state_dict() == {}
+        assert mixer.class_counts.tolist() == [5, 3, 1]
 
     def test_what_a_callable_pairing_returns_is_checked(self, batch):
         mixer = SaliencyPatchMix(num_classes=3, pairing=lambda y, n, g: y[:-1])
@@ -456,6 +485,11 @@ class TestModule:
         assert plan.saliency is None
         assert plan.ratios.shape == (9, 2, 2)
 
+    def test_half_does_not_round_the_settings(self):
+        mixer = SaliencyPatchMix(class_counts=[1e6, 2e6], mean=[0.765], std=[[0.14]]).half()
+        assert mixer.class_counts.tolist() == [1e6, 2e6]
+        assert mixer.mean.dtype == mixer.std.dtype == torch.float32
+
     def test_state_dict_is_empty_and_the_repr_tells_the_settings(self):
         mixer = SaliencyPatchMix(class_counts=[3, 2], mean=0.5, std=0.2, alpha=0.7)
         assert mixer.state_dict() == {}
@@ -502,7 +536,7 @@ class TestErrors:
             ({"num_classes": 0}, ValueError, "`num_classes` to be at least 1, but got 0"),
             ({"num_classes": 2.0}, TypeError, "`num_classes` to be an integer, but got float 2.0"),
             ({"num_classes": True}, TypeError, "`num_classes` to be an integer"),
-            ({"class_counts": "abc"}, TypeError, "`class_counts` to be a sequence of numbers"),
+            ({"class_counts": "abc"}, TypeError, "`class_counts` to be numbers, but got str 'abc'"),
             ({"class_counts": [[1]]}, ValueError, r"`class_counts` to have shape \(K,\)"),
             ({"class_counts": []}, ValueError, r"`class_counts` to have shape \(K,\)"),
             ({"class_counts": [True]}, TypeError, "`class_counts` to be numbers"),
@@ -517,15 +551,16 @@ class TestErrors:
             ({"alpha": 1.1}, ValueError, r"`alpha` to be in \[0, 1\], but got 1.1"),
             ({"floor": -0.1}, ValueError, r"`floor` to be in \[0, 1\], but got -0.1"),
             ({"floor": "x"}, TypeError, "`floor` to be a number, but got str 'x'"),
-            ({"jitter": -1}, ValueError, "`jitter` to be at least 0, but got -1"),
+            ({"jitter": -1}, ValueError, "`jitter` to be finite and at least 0, but got -1"),
+            ({"jitter": float("inf")}, ValueError, "`jitter` to be finite and at least 0"),
             ({"p": float("nan")}, ValueError, r"`p` to be in \[0, 1\], but got nan"),
             ({"pairing": "tail"}, ValueError, "'relative', 'any' or a callable, but got 'tail'"),
             ({"target": "mix"}, ValueError, "`target` to be one of 'own', 'ratio', but got 'mix'"),
             ({"mean": 0.5}, ValueError, "`mean` and `std` together, but `std` is None"),
             ({"std": 0.5}, ValueError, "`mean` and `std` together, but `mean` is None"),
             ({"mean": 0.5, "std": 0}, ValueError, "`std` to be positive"),
-            ({"mean": "a", "std": 1}, TypeError, "`mean` to be a number or one a channel"),
-            ({"mean": [[1]], "std": 1}, ValueError, "`mean` to be a finite number or one a chan"),
+            ({"mean": "a", "std": 1}, TypeError, "`mean` to be numbers, but got str"),
+            ({"mean": [], "std": 1}, ValueError, "`mean` to be a finite number or one a chan"),
             ({"mean": [1, 2, 3], "std": [1, 2]}, ValueError, "got 3 and 2 numbers"),
             ({"generator": 3}, TypeError, "`generator` to be a torch.Generator or None"),
         ],
@@ -545,6 +580,7 @@ class TestErrors:
             ((IMAGES[0], LABELS), {}, ValueError, r"\(B,C,H,W\).*got shape \(3, 8, 8\)"),
             ((IMAGES[..., :0], LABELS), {}, ValueError, "C, H, W >= 1"),
             ((IMAGES, nn.Linear(1, 1)), {}, TypeError, "pass the model as model="),
+            (((IMAGES, LABELS), nn.Linear(1, 1)), {}, TypeError, "pass the model as model="),
             ((IMAGES, LABELS.float()), {}, ValueError, "labels.*dtype torch.float32"),
             ((IMAGES, LABELS.bool()), {}, ValueError, "labels.*dtype torch.bool"),
             ((IMAGES, LABELS[:3]), {}, ValueError, r"B = 4 images.*shape \(3,\)"),

@@ -179,7 +179,8 @@ def hold_out(
         name: Fold to hold out, as in "0", or "test" to train on all folds.
 
     Raises:
-        DataError: Nothing goes by that name, or a class is left without training images.
+        DataError: Nothing goes by that name, or a class is left without training images or,
+            so that its recall means nothing, without held-out ones.
     """
     parts = [_part(fold) for fold in folds]
     if name not in parts:
@@ -188,13 +189,14 @@ def hold_out(
     pairs = list(zip(records, parts, strict=True))
     train = [record for record, part in pairs if part not in (name, _TEST)]
     held = [record for record, part in pairs if part == name]
-    present = {CLASSES[record.label] for record in train}
-    absent = [label for label in CLASSES if label not in present]
-    if absent:
-        raise DataError(
-            f"holding out {name!r} leaves no training image of class {', '.join(absent)}; "
-            "hold out another part, use another split or add images of that class"
-        )
+    for part, kind in ((train, "training"), (held, "held-out")):
+        present = {CLASSES[record.label] for record in part}
+        absent = [label for label in CLASSES if label not in present]
+        if absent:
+            raise DataError(
+                f"holding out {name!r} leaves no {kind} image of class {', '.join(absent)}; "
+                "hold out another part, use another split or add images of that class"
+            )
     return train, held
 
 

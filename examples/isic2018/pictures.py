@@ -134,9 +134,8 @@ def tail_batch(
         `(2 * rows,)`, heads unmixed.
     """
     labels = torch.tensor([record.label for record in records])
-    rarest_first = class_counts(labels, len(CLASSES)).argsort()
-    head = int(rarest_first[-1])
-    tails = [int(label) for label in rarest_first[:-1]]
+    counts = class_counts(labels, len(CLASSES))
+    *tails, head = [label for label in counts.argsort().tolist() if counts[label] > 0]
     chosen = [tails[row % len(tails)] for row in range(rows)] + [head] * rows
     seen = dict.fromkeys(range(len(CLASSES)), 0)
     picks = []

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .data import CLASSES, DataError, folds_of, hold_out, read_records
+from .data import CLASSES
 from .files import write_json, write_text
 from .metrics import measure
 from .pictures import draw_confusion, draw_curves, draw_mixes_of, draw_recall
-from .train import load_model, make_mixer
+from .train import load_model, make_mixer, split
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,7 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
 def draw_run_mixes(run: Run, path: Path) -> None:
     """Draw mixes of a run's training images, with its own settings and its trained model."""
     settings, model = load_model(run.folder)
-    root = Path(settings.data)
-    records = read_records(root)
-    split_file = None if settings.split_file is None else Path(settings.split_file)
-    folds = folds_of(root, records, split_file=split_file, seed=settings.seed)
-    train, _ = hold_out(records, folds, settings.hold_out)
+    train, _ = split(settings)
     mixer = make_mixer(settings, run.counts)
     draw_mixes_of(mixer, train, settings.image_size, path, model=model)
 
@@ -154,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         print(write_report(options.runs, options.out))
-    except (DataError, ValueError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"\nWritten to {options.out / 'report.md'}", file=sys.stderr)
 

@@ -3,8 +3,9 @@
 Example:
     python -m examples.isic2018.train --data data/phantom --out runs/spmix
 
-Every epoch's random numbers follow from the seed and the epoch alone, so a run that was stopped
-goes on, when the command is given again, to the result it would have had.
+Every epoch's random numbers follow from the seed and the epoch, for the same device and number of
+workers, so a run that was stopped goes on, when the command is given again, to the result it would
+have had.
 """
 
 import argparse
@@ -119,8 +120,8 @@ def eval_transform(size: int) -> v2.Transform:
     return v2.Compose([v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)])
 
 
-def make_batches(settings: Settings) -> Batches:
-    """Read and split the data, and make the loaders; nothing is written.
+def split(settings: Settings) -> tuple[list[Record], list[Record]]:
+    """Read the records of a run: those to train on and those held out.
 
     Raises:
         DataError: if something is wrong with the data.
@@ -129,7 +130,16 @@ def make_batches(settings: Settings) -> Batches:
     records = read_records(root)
     split_file = None if settings.split_file is None else Path(settings.split_file)
     folds = folds_of(root, records, split_file=split_file, seed=settings.seed)
-    train, held = hold_out(records, folds, settings.hold_out)
+    return hold_out(records, folds, settings.hold_out)
+
+
+def make_batches(settings: Settings) -> Batches:
+    """Read and split the data, and make the loaders; nothing is written.
+
+    Raises:
+        DataError: if something is wrong with the data.
+    """
+    train, held = split(settings)
     labels = [record.label for record in train]
     shared: dict[str, Any] = {
         "num_workers": settings.workers,
@@ -158,9 +168,17 @@ def make_batches(settings: Settings) -> Batches:
 
 
 def pick_device(name: str) -> torch.device:
-    """Take the device of that name, or the accelerator if there is one."""
+    """Take the device of that name, or the accelerator if there is one.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"no device `{name}` here ({reason}); choose auto or cpu") from error
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator or torch.device("cpu")
 
@@ -260,8 +278,12 @@ class Trainer:
         write_text(self.out / "metrics.jsonl", lines)
 
     def run(self) -> None:
-        """Train the epochs that are left, then write the predictions."""
+        """Train the epochs that are left; the last one writes the predictions."""
+        if len(self.history) == self.settings.epochs:
+            tqdm.write(f"{self.out} is finished; nothing to do", file=sys.stderr)
+            return
         write_json(self.out / "settings.json", asdict(self.settings))
+        write_json(self.out / "class_counts.json", self.batches.counts.tolist())
         for epoch in range(len(self.history), self.settings.epochs):
             started = time.perf_counter()
             loss = self._train_epoch(epoch)
@@ -274,13 +296,14 @@ class Trainer:
                 **measure(probabilities, labels, self.batches.counts),
             }
             self.history.append(row)
+            if epoch + 1 == self.settings.epochs:
+                self._write_predictions(probabilities)
             self._save()
             tqdm.write(
                 f"epoch {epoch + 1}/{self.settings.epochs}: loss {loss:.3f}, balanced accuracy "
                 f"{row['balanced_accuracy']:.3f}, {row['seconds']:.0f} s",
                 file=sys.stderr,
             )
-        self._write_predictions()
 
     def _train_epoch(self, epoch: int) -> float:
         """Train one epoch and return its mean loss."""
@@ -340,15 +363,13 @@ class Trainer:
         labels = [record.label for record in self.batches.held_records]
         return torch.cat(logits).softmax(dim=1), torch.tensor(labels)
 
-    def _write_predictions(self) -> None:
-        """Write the probabilities of the held-out images in the challenge's columns."""
-        probabilities, _ = self._predict()
+    def _write_predictions(self, probabilities: Tensor) -> None:
+        """Write the probabilities `(N,K)` of the held-out images in the challenge's columns."""
         rows = [",".join(["image", *CLASSES, "label"])]
         for record, row in zip(self.batches.held_records, probabilities.tolist(), strict=True):
             numbers = [f"{value:.6f}" for value in row]
             rows.append(",".join([record.image, *numbers, CLASSES[record.label]]))
         write_text(self.out / "predictions.csv", "\n".join(rows) + "\n")
-        write_json(self.out / "class_counts.json", self.batches.counts.tolist())
 
 
 def load_model(run: Path) -> tuple[Settings, nn.Module]:
@@ -388,7 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = parse(arguments)
     try:
         Trainer(settings).run()
-    except ValueError as error:  # DataError among them
+    except (ValueError, OSError) as error:  # DataError among them
         sys.exit(f"error: {error}")
 
 

@@ -11,12 +11,12 @@ from spmix_aug.saliency.gradient import InputGradient
 from spmix_aug.saliency.spectral import SpectralResidual
 
 __all__ = [
+    "PROVIDERS",
     "FineGrained",
     "GradCAM",
     "InputGradient",
     "SaliencyProvider",
     "SpectralResidual",
-    "find_provider",
 ]
 
 PROVIDERS: dict[str, Callable[[], SaliencyProvider]] = {

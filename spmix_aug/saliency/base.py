@@ -49,14 +49,15 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
 def grey_image(images: Tensor) -> Tensor:
     """Make `images (B,C,H,W)` grey: luma for three channels, else the mean of the channels.
 
-    Pixels that are not finite become 0, so that they stay harmless in sums over the image.
+    Pixels that are not finite become 0 and the others are bounded far outside [0, 1], so that
+    sums over an image stay finite.
 
     Returns:
         `(B,1,H,W)` float32.
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255
-    images = images.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    images = images.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(-1e4, 1e4)
     return rgb_to_grayscale(images) if images.shape[1] == 3 else images.mean(1, keepdim=True)
 
 

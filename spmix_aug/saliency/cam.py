@@ -62,6 +62,7 @@ class GradCAM:
         with undisturbed(model, images.device) as network:
             layer, features, output = self._watch(network, model_input(images, network))
             logits = logits_of(output)
+            _checks.labels_fit_logits(labels, logits)
             one_hot = labels.clone() if labels.ndim == 2 else F.one_hot(labels, logits.shape[1])
             (slopes,) = torch.autograd.grad((logits * one_hot).sum(), features)
             maps, slopes = (
@@ -144,10 +145,10 @@ class GradCAM:
             features = _tokens_as_maps(features, network, size)
         elif type(layer) is nn.LayerNorm:
             features = features.movedim(-1, 1)  # it normalises the last dimension: NHWC
-        if features.ndim != 4:
+        if not isinstance(features, Tensor) or features.ndim != 4:
             raise ValueError(
                 f"Expected feature maps of shape (B,D,h,w) from {type(layer).__name__}, but got "
-                f"shape {tuple(features.shape)}; give GradCAM(reshape_transform=...)."
+                f"{_checks.described(features)}; give GradCAM(reshape_transform=...)."
             )
         return features
 

@@ -47,6 +47,7 @@ class InputGradient:
             leaf = model_input(images, network)
             # The clone lets a model begin with an operation in place.
             logits = logits_of(network(leaf.clone()))
+            _checks.labels_fit_logits(labels, logits)
             # A sum, so that each sample's gradient is its own.
             loss = F.cross_entropy(logits, labels.clone(), reduction="sum")
             (gradient,) = torch.autograd.grad(loss, leaf)

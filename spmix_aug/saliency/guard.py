@@ -30,12 +30,17 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
     """Give the model, unwrapped and in eval mode, with gradients on and autocast off.
 
     Afterwards, also when something raised, the training flag of every module, the buffers and
-    the random state are what they were. Gradients taken with `torch.autograd.grad` touch no
-    `.grad`.
+    the random state of the CPU, and of the images' CUDA device, are what they were. Gradients
+    taken with `torch.autograd.grad` touch no `.grad`.
     """
     model = unwrap(model)
     training = [(module, module.training) for module in model.modules()]
-    buffers = [(module._buffers, dict(module._buffers)) for module, _ in training]
+    # A scripted module shows no buffers that could be exchanged.
+    buffers = [
+        (module._buffers, dict(module._buffers))
+        for module, _ in training
+        if isinstance(module._buffers, dict)
+    ]
     devices = [device] if device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices),
@@ -43,19 +48,20 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
         torch.enable_grad(),
         full_precision(device),
     ):
+        # One copy for each buffer, also for one that several modules share.
+        copies = {id(buffer): buffer.clone() for buffer in model.buffers()}
         try:
             for module, _ in training:
                 # `eval()` may be overridden, and would forget which modules the user froze.
                 module.training = False
             for current, found in buffers:
                 # The pass works on copies: some modules update buffers in eval mode, too.
-                current.update({k: None if b is None else b.clone() for k, b in found.items()})
+                current.update({name: copies.get(id(buffer)) for name, buffer in found.items()})
             yield model
         finally:
             for module, was_training in training:
                 module.training = was_training
             for current, found in buffers:
-                current.clear()
                 current.update(found)
 
 

@@ -24,7 +24,8 @@ class SpectralResidual:
     """What is unexpected in an image's spectrum (Hou and Zhang, CVPR 2007); needs no model.
 
     The logarithm of the amplitude minus its local mean, with the old phase, transformed back.
-    OpenCV's `StaticSaliencySpectralResidual` without its rounding to 8 bits.
+    OpenCV's `StaticSaliencySpectralResidual` without its rounding to 8 bits, and with a floor
+    under the amplitudes.
 
     Args:
         size: side, in pixels, of the square the image is brought to first.
@@ -55,7 +56,8 @@ def spectral_residual(grey: Tensor) -> Tensor:
     """Compute the spectral residual maps of `grey (B,1,h,w)`: the same shape, in [0, 1]."""
     spectrum = torch.fft.fft2(grey)
     log_amplitude = torch.log(spectrum.abs() + AMPLITUDE_FLOOR)
-    # exp(log amplitude - mean) with the old phase is the spectrum itself times exp(-mean).
+    # exp(log amplitude - mean) with the old phase is the spectrum itself times exp(-mean). So the
+    # floor is in the mean alone, and a frequency that is absent stays absent.
     mean = blur(log_amplitude, (1 / 3, 1 / 3, 1 / 3), "reflect")
     energy = torch.fft.ifft2(spectrum * torch.exp(-mean)).abs()
     return scale_to_one(blur(energy, SMOOTHING, "reflect").square())
