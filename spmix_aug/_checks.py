@@ -174,9 +174,10 @@ def labels(value: object, batch: int, num_classes: int, device: torch.device) ->
             f"Expected `labels` on the images' device {device}, but got {value.device}; "
             "move both to one device."
         )
+    value = value.detach().long() if value.ndim == 1 else value.detach()
     if value.device.type == "cpu" and value.numel():
         _label_values(value, num_classes)
-    return value.detach().long() if value.ndim == 1 else value.detach()
+    return value
 
 
 def _label_values(value: Tensor, num_classes: int) -> None:
@@ -214,6 +215,7 @@ def partner(value: object, batch: int, device: torch.device, name: str = "partne
         )
     if value.device != device:
         raise ValueError(f"Expected `{name}` on {device}, but got {value.device}.")
+    value = value.detach().to(torch.int64, copy=True)
     if value.device.type == "cpu" and batch:
         low, high = int(value.min()), int(value.max())
         if low < 0 or high >= batch:
@@ -221,7 +223,7 @@ def partner(value: object, batch: int, device: torch.device, name: str = "partne
                 f"Expected `{name}` in 0 to {batch - 1}, "
                 f"but got {low if low < 0 else high}; give i itself to leave sample i unmixed."
             )
-    return value.detach().to(torch.int64, copy=True)
+    return value
 
 
 def saliency_maps(value: object, images: Tensor) -> Tensor:
@@ -275,6 +277,21 @@ def provider_has_model(provider: Any, value: object) -> None:
         )
 
 
+def model_is_ready(model: torch.nn.Module) -> None:
+    """Accept a model that has all its parameters, made where autograd can use them."""
+    parameters = [*model.parameters(), *model.buffers()]
+    if any(torch.nn.parameter.is_lazy(parameter) for parameter in parameters):
+        raise ValueError(
+            f"Expected `model` to have all its parameters, but {type(model).__name__} has lazy "
+            "ones; run one batch through it first."
+        )
+    if any(parameter.is_inference() for parameter in parameters):
+        raise ValueError(
+            "Expected the parameters of `model` to be usable by autograd, but they were made "
+            "under torch.inference_mode(); make the model outside it, or use model-free saliency."
+        )
+
+
 def labels_and_model(
     provider: Any, images: Tensor, labels: Tensor | None, model: torch.nn.Module | None
 ) -> tuple[Tensor, torch.nn.Module]:
@@ -300,6 +317,19 @@ def images_fit_plan(value: object, partner: Tensor, image_size: tuple[int, int])
     if value.device != partner.device:
         raise ValueError(
             f"Expected `images` on the plan's device {partner.device}, but got {value.device}."
+        )
+
+
+def writable(value: Tensor) -> None:
+    """Accept images that can be written in place."""
+    overlaps = any(
+        stride == 0 and side > 1 for stride, side in zip(value.stride(), value.shape, strict=True)
+    )
+    if overlaps or (value.is_inference() and not torch.is_inference_mode_enabled()):
+        reason = "share memory (expand)" if overlaps else "were made under torch.inference_mode()"
+        raise ValueError(
+            f"Expected `images` that can be written in place, but they {reason}; give "
+            "images.clone(), or inplace=False."
         )
 
 

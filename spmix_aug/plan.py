@@ -48,9 +48,11 @@ class MixPlan:
 
         Raises:
             TypeError: if `images` is no tensor of an accepted dtype.
-            ValueError: if its shape or device is not the plan's.
+            ValueError: if its shape or device is not the plan's, or it cannot be written in place.
         """
         _checks.images_fit_plan(images, self.partner, self.image_size)
+        if inplace:
+            _checks.writable(images)
         exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
         ratios = expand_to_pixels(self.ratios, self.patch_size, self.image_size)
         ratios = ratios.unsqueeze(1).to(exact.dtype)  # (B,1,H,W)

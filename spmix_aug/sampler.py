@@ -230,7 +230,16 @@ class TailHeadPairSampler(BatchSampler):
         return {"epoch": self.sampler.epoch, "next_batch": self._next_batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration go on where a sampler of the same settings gave `state`."""
+        """Let the next iteration go on where a sampler of the same settings gave `state`.
+
+        Raises:
+            ValueError: if `state` is not what `state_dict` of such a sampler gives.
+        """
+        if not {"epoch", "next_batch"} <= state.keys() or state["next_batch"] > len(self):
+            raise ValueError(
+                "Expected `state` with `epoch` and `next_batch`, which is at most "
+                f"{len(self)} here, but got {state}."
+            )
         self.sampler.set_epoch(state["epoch"])
         self._resume_at = self._next_batch = _checks.integer(
             "next_batch", state["next_batch"], low=0

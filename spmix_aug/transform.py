@@ -243,7 +243,8 @@ class SaliencyPatchMix(nn.Module):
     def _uniform(self, *shape: int) -> Tensor:
         """Draw from [0, 1) on the generator's device, the CPU by default, so devices agree."""
         device = "cpu" if self.generator is None else self.generator.device
-        return torch.rand(*shape, generator=self.generator, device=device)
+        # Not the default dtype: in bfloat16 most partners would never be drawn.
+        return torch.rand(*shape, generator=self.generator, device=device, dtype=torch.float32)
 
     def _saliency_maps(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         """Ask the provider for maps `(B,H,W)`."""

@@ -364,9 +364,10 @@ def test_one_fold_is_refused() -> None:
 def test_held_out_lesions_and_test_images_are_not_trained_on(
     lesions: list[list[int]], num_test: int, name: str
 ) -> None:
-    # Three more lesions a class, so that no class and no fold is ever empty.
-    records = records_of([*lesions, *([label] for label in range(7) for _ in range(3))])
-    test_images = {record for record in records if int(record.lesion) < num_test}
+    # Four more lesions a class, so that no class is absent from a fold or from the test images.
+    every = [[label] for label in range(7)]
+    records = records_of([*every, *lesions, *every, *every, *every])
+    test_images = {record for record in records if int(record.lesion) < 7 + num_test}
     others = [record for record in records if record not in test_images]
     made = dict(zip(others, make_folds(others, num_folds=3), strict=True))
     folds = [made.get(record) for record in records]

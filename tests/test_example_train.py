@@ -1,12 +1,12 @@
 """The training example: it trains, resumes exactly, reports, and loses nothing on bad input."""
 
 import json
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
+from examples import quickstart
 from examples.isic2018 import files, report, train
 from examples.isic2018.data import CLASSES
 from examples.isic2018.model import build_model
@@ -61,12 +61,15 @@ def test_a_run_leaves_settings_metrics_predictions_and_checkpoint(settings, tmp_
     assert not model.training
 
 
-@pytest.mark.parametrize("mix", ["spmix", "none"])
-def test_a_stopped_run_goes_on_to_the_same_parameters(settings, tmp_path, monkeypatch, mix):
-    whole = replace(settings, out=str(tmp_path / "whole"), mix=mix)
+@pytest.mark.parametrize(("mix", "workers"), [("spmix", 0), ("none", 0), ("spmix", 2)])
+def test_a_stopped_run_goes_on_to_the_same_parameters(
+    settings, tmp_path, monkeypatch, mix, workers
+):
+    settings = replace(settings, mix=mix, workers=workers)
+    whole = replace(settings, out=str(tmp_path / "whole"))
     train.Trainer(whole).run()
 
-    stopped = replace(settings, out=str(tmp_path / "stopped"), mix=mix)
+    stopped = replace(settings, out=str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
         real = train.Trainer._train_epoch
 
@@ -147,6 +150,7 @@ def test_the_command_line_reads_every_setting():
         (["--hold-out", "7"], "error: .*'7'.*0, 1, 2, 3, 4, test"),
         (["--split-file", "none.csv"], "error: none.csv: cannot be read"),
         (["--model", "resnet_none"], "error: no model `resnet_none`"),
+        (["--device", "abacus"], "error: no device `abacus` here .*; choose auto or cpu"),
         (["--pretrained"], "error: `small_cnn` has no pretrained weights"),
         (["--patch-size", "0"], "error: Expected `patch_size` to be at least 1"),
     ],
@@ -260,9 +264,6 @@ class TestFiles:
         assert [p.name for p in path.parent.iterdir()] == ["file.json"]
 
 
-def test_the_quickstart_runs(monkeypatch, capsys):
-    from examples import quickstart
-
-    monkeypatch.setattr(sys, "argv", ["quickstart.py"])
+def test_the_quickstart_runs(capsys):
     quickstart.main()
     assert "recall of each class" in capsys.readouterr().out

@@ -152,6 +152,19 @@ def test_images_in_half_precision_meet_a_float32_model(provider):
 
 
 @PROVIDERS
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_models_that_are_not_ready_are_refused_and_stay_as_they_are(provider):
+    lazy = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(4))
+    with pytest.raises(ValueError, match="run one batch through it first"):
+        provider(IMAGES, LABELS, lazy)
+    assert nn.parameter.is_lazy(lazy[2].weight)
+    with torch.inference_mode():
+        net = model()
+    with pytest.raises(ValueError, match=r"under torch.inference_mode\(\); make the model"):
+        provider(IMAGES, LABELS, net)
+
+
+@PROVIDERS
 def test_compiled_models_are_unwrapped(provider):
     net = model()
     compiled = torch.compile(net, backend="eager")

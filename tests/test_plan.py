@@ -84,6 +84,20 @@ def test_the_input_is_left_alone_unless_inplace():
     assert torch.equal(images, mixed)
 
 
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(4, 1, 12, 20).expand(-1, 3, -1, -1), r"share memory .* images.clone\(\)"),
+        (torch.inference_mode()(torch.rand)(4, 3, 12, 20), r"torch.inference_mode\(\); give"),
+    ],
+)
+def test_images_that_cannot_be_written_are_refused_in_place(images, message):
+    plan = make_plan(4, (12, 20), 4)
+    with pytest.raises(ValueError, match=message):
+        plan.images(images, inplace=True)
+    assert plan.images(images).shape == images.shape
+
+
 def test_gradients_flow_to_own_and_partner():
     plan = make_plan(3, (4, 6), 3)
     images = torch.rand(3, 2, 4, 6, dtype=torch.float64, requires_grad=True)

@@ -290,11 +290,15 @@ class TestGradCAM:
         named = GradCAM(found)(images, torch.tensor([1]), model)
         torch.testing.assert_close(maps, named)
 
-    def test_channels_come_last_in_a_swin(self):
+    @pytest.mark.parametrize(
+        ("name", "layer"),
+        [("swin_tiny_patch4_window7_224", "norm"), ("mambaout_femto", "stages")],
+    )
+    def test_channels_that_come_last_are_moved(self, name, layer):
         timm = pytest.importorskip("timm")
-        model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=4)
+        model = timm.create_model(name, num_classes=4)
         images, labels = torch.rand(2, 3, 224, 224), torch.tensor([1, 2])
-        first = GradCAM("norm", lambda features: features.permute(0, 3, 1, 2))
+        first = GradCAM(layer, lambda features: features.permute(0, 3, 1, 2))
         torch.testing.assert_close(GradCAM()(images, labels, model), first(images, labels, model))
 
     def test_a_vit_with_prefix_tokens_and_an_oblong_grid(self):
@@ -363,6 +367,29 @@ class TestGradCAM:
     def test_wrong_arguments_are_refused(self, kwargs, message):
         with pytest.raises(TypeError, match=message):
             GradCAM(**kwargs)
+
+
+class Checkpointed(nn.Sequential):
+    def forward(self, images):
+        return torch.utils.checkpoint.checkpoint(super().forward, images, use_reentrant=True)
+
+
+class Detached(nn.Sequential):
+    def forward(self, images):
+        *features, head = self
+        for layer in features:
+            images = layer(images)
+        return head(images.detach())
+
+
+@pytest.mark.parametrize("provider", [InputGradient(), GradCAM("6")], ids=repr)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Checkpointed, "use_reentrant=False"), (Detached, "no gradient reaches it")],
+)
+def test_models_that_let_no_gradient_through_are_refused(provider, kind, message):
+    with pytest.raises(ValueError, match=message):
+        provider(lesions(2)[0], torch.tensor([0, 1]), kind(*small_cnn()))
 
 
 class Wrapped(nn.Module):

@@ -152,6 +152,12 @@ def test_state_resumes_within_an_epoch():
     assert len(list(resumed)) == len(resumed)
 
 
+@pytest.mark.parametrize("state", [{}, {"epoch": 0}, {"epoch": 0, "next_batch": 99}])
+def test_states_of_something_else_are_refused(state):
+    with pytest.raises(ValueError, match=r"`epoch` and `next_batch`, which is at most 18 here"):
+        TailHeadPairSampler(LABELS, 10).load_state_dict(state)
+
+
 def test_an_iteration_that_was_left_early_starts_anew():
     sampler = TailHeadPairSampler(LABELS, 10)
     whole = list(sampler)

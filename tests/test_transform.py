@@ -153,6 +153,18 @@ class TestDraws:
         assert torch.equal(torch.get_rng_state(), before)
         assert torch.equal(first, run())
 
+    def test_the_default_dtype_does_not_matter(self, batch):
+        def run():
+            mixer = SaliencyPatchMix(num_classes=3, generator=torch.Generator().manual_seed(0))
+            return mixer.plan(*batch).partner
+
+        expected = run()
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            assert torch.equal(run(), expected)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
     def test_without_a_generator_the_global_seed_decides(self, batch):
         mixer = SaliencyPatchMix(num_classes=3, patch_size=4)
         torch.manual_seed(3)
@@ -331,6 +343,7 @@ class TestSaliencyCallables:
 LABEL_FORMS = {
     "int64": lambda y: y,
     "int32": lambda y: y.int(),
+    "uint16": lambda y: y.to(torch.uint16),
     "uint8": lambda y: y.to(torch.uint8),
     "column": lambda y: y.view(-1, 1),
     "integer one-hot": lambda y: F.one_hot(y, 3),
@@ -624,6 +637,14 @@ class TestErrors:
         before = generator.get_state()
         with pytest.raises(error, match=message):
             mixer(*args, **kwargs)
+        assert torch.equal(generator.get_state(), before)
+
+    def test_what_a_provider_refuses_is_refused_before_anything_is_drawn(self):
+        generator = torch.Generator().manual_seed(0)
+        mixer = SaliencyPatchMix(num_classes=3, saliency="input_gradient", generator=generator)
+        before = generator.get_state()
+        with pytest.raises(TypeError, match="floating `images` for InputGradient"):
+            mixer(IMAGES.byte(), LABELS, nn.Identity())
         assert torch.equal(generator.get_state(), before)
 
     def test_mean_must_fit_the_channels(self):

@@ -69,7 +69,8 @@ def blur(images: Tensor, weights: Sequence[float], border: str) -> Tensor:
         weights: of the pixel's neighbours and itself, summing to 1.
         border: `"reflect"` (without the border pixel) or `"replicate"`.
     """
-    kernel = torch.tensor([weights], dtype=images.dtype).to(images.device, non_blocking=True)
+    kernel = torch.tensor([weights], dtype=images.dtype, device="cpu")
+    kernel = kernel.to(images.device, non_blocking=True)
     return filter2d_separable(images, kernel, kernel, border_type=border)
 
 

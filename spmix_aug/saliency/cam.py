@@ -1,5 +1,6 @@
 """Grad-CAM saliency."""
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -9,7 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug import _checks
-from spmix_aug.saliency.guard import logits_of, model_input, undisturbed, unwrap
+from spmix_aug.saliency.guard import (
+    gradient_of,
+    logits_of,
+    model_input,
+    undisturbed,
+    unwrap,
+)
 
 
 class GradCAM:
@@ -64,7 +71,7 @@ class GradCAM:
             logits = logits_of(output)
             _checks.labels_fit_logits(labels, logits)
             one_hot = labels.clone() if labels.ndim == 2 else F.one_hot(labels, logits.shape[1])
-            (slopes,) = torch.autograd.grad((logits * one_hot).sum(), features)
+            slopes = gradient_of((logits * one_hot).sum(), features)
             maps, slopes = (
                 self._as_maps(tensor.detach().float(), layer, network, size)
                 for tensor in (features, slopes)
@@ -102,7 +109,14 @@ class GradCAM:
                 hooks.enter_context(module.register_forward_hook(hook))
             # The clone lets a model begin with an operation in place.
             output = network(images.clone())
-        if not kept or not kept[0][1].requires_grad:
+        if kept and not kept[0][1].requires_grad:
+            raise ValueError(
+                f"Expected gradients to flow through {type(kept[0][0]).__name__}, but none do: it "
+                "runs under no_grad, in checkpointing with use_reentrant=True (use "
+                "use_reentrant=False), or is frozen and the images are integers; choose another "
+                "GradCAM(target_layer=...), or use model-free saliency."
+            )
+        if not kept:
             raise ValueError(
                 f"Expected a layer of {type(network).__name__} that gives feature maps (B,D,h,w), "
                 f"but found none{'' if target is None else ' at `target_layer`'}; give "
@@ -115,7 +129,7 @@ class GradCAM:
         target = self.target_layer
         if isinstance(target, str):
             try:
-                return network.get_submodule(target)
+                return unwrap(network.get_submodule(target))
             except AttributeError as error:
                 raise ValueError(
                     f"Expected `target_layer` to name a module of {type(network).__name__}, "
@@ -143,8 +157,8 @@ class GradCAM:
             features = self.reshape_transform(features)
         elif features.ndim == 3:
             features = _tokens_as_maps(features, network, size)
-        elif type(layer) is nn.LayerNorm:
-            features = features.movedim(-1, 1)  # it normalises the last dimension: NHWC
+        elif features.ndim == 4 and _channels_last(features, size):
+            features = features.movedim(-1, 1)
         if not isinstance(features, Tensor) or features.ndim != 4:
             raise ValueError(
                 f"Expected feature maps of shape (B,D,h,w) from {type(layer).__name__}, but got "
@@ -154,6 +168,15 @@ class GradCAM:
 
     def __repr__(self) -> str:
         return f"GradCAM(target_layer={self.target_layer!r})"
+
+
+def _channels_last(features: Tensor, size: tuple[int, int]) -> bool:
+    """Tell whether maps are `(B,h,w,D)`, by which of their sides are in the image's proportion."""
+
+    def misfit(height: int, width: int) -> float:
+        return abs(math.log(height * size[1] / (width * size[0])))
+
+    return misfit(*features.shape[1:3]) < misfit(*features.shape[2:4])
 
 
 def _tokens_as_maps(tokens: Tensor, network: nn.Module, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from spmix_aug import _checks
 from spmix_aug.saliency.base import blur, gaussian_weights
-from spmix_aug.saliency.guard import logits_of, model_input, undisturbed
+from spmix_aug.saliency.guard import gradient_of, logits_of, model_input, undisturbed
 
 
 class InputGradient:
@@ -50,7 +50,7 @@ class InputGradient:
             _checks.labels_fit_logits(labels, logits)
             # A sum, so that each sample's gradient is its own.
             loss = F.cross_entropy(logits, labels.clone(), reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, leaf)
+            gradient = gradient_of(loss, leaf)
             maps = gradient.float().abs().amax(dim=1, keepdim=True)  # (B,1,H,W)
             maps = maps.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             if self.sigma > 0:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spmix_aug import _checks
 from spmix_aug.saliency.base import full_precision
 
 
@@ -34,6 +35,7 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
     taken with `torch.autograd.grad` touch no `.grad`.
     """
     model = unwrap(model)
+    _checks.model_is_ready(model)
     training = [(module, module.training) for module in model.modules()]
     # A scripted module shows no buffers that could be exchanged.
     buffers = [
@@ -75,6 +77,31 @@ def model_input(images: Tensor, model: nn.Module) -> Tensor:
         return copied
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), copied.dtype)
     return copied.to(dtype).requires_grad_()
+
+
+def gradient_of(score: Tensor, features: Tensor) -> Tensor:
+    """Take the gradient of `score ()` with respect to `features`, without touching any `.grad`.
+
+    Raises:
+        ValueError: if the model lets no gradient through.
+    """
+    try:
+        (gradient,) = torch.autograd.grad(score, features, allow_unused=True)
+    except RuntimeError as error:
+        if "checkpoint" not in str(error).lower() and "does not require grad" not in str(error):
+            raise
+        raise ValueError(
+            "Expected a `model` that lets gradients through, but got: "
+            f"{str(error).splitlines()[0]} With activation checkpointing use use_reentrant=False; "
+            "else use model-free saliency."
+        ) from error
+    if gradient is None:
+        raise ValueError(
+            "Expected a `model` whose logits depend differentiably on what saliency looks at, but "
+            "no gradient reaches it (no_grad or detach in the model, or a layer of another head); "
+            "give GradCAM(target_layer=...), or use model-free saliency."
+        )
+    return gradient
 
 
 def logits_of(output: Any) -> Tensor:
