@@ -187,18 +187,17 @@ class SaliencyPatchMix(nn.Module):
         if not self.training or batch == 0 or (self.p == 0 and partner is None):
             ratios = targets.new_ones(batch, *patch_grid(image_size, self.patch_size))
             return MixPlan(itself, ratios, targets, self.patch_size, image_size)
-        if saliency is None:
-            _checks.provider_has_model(self.saliency, model)
 
         if saliency is None:
+            _checks.provider_has_model(self.saliency, model)
             given = labels if labels.ndim == 1 else targets
             saliency = self._saliency_maps(images, given, model)
+        saliency = _finite(saliency)  # (B,H,W)
         # All draws are made here, whatever comes after them is determined.
         if partner is None:
             partner = self._draw_partner(targets.argmax(dim=1), itself)  # (B,)
         noise = self._draw_noise(batch, image_size, images.device)  # (B,gh,gw)
 
-        saliency = _finite(saliency)  # (B,H,W)
         scores = patch_scores(saliency, self.patch_size)  # (B,gh,gw)
         if noise is not None:
             scores = jitter_scores(scores, noise, self.jitter)
