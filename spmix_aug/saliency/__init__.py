@@ -5,6 +5,7 @@ from typing import Any
 
 from spmix_aug import _checks
 from spmix_aug.saliency.base import SaliencyProvider
+from spmix_aug.saliency.border import BorderContrast
 from spmix_aug.saliency.cam import GradCAM
 from spmix_aug.saliency.finegrained import FineGrained
 from spmix_aug.saliency.gradient import InputGradient
@@ -12,6 +13,7 @@ from spmix_aug.saliency.spectral import SpectralResidual
 
 __all__ = [
     "PROVIDERS",
+    "BorderContrast",
     "FineGrained",
     "GradCAM",
     "InputGradient",
@@ -22,6 +24,7 @@ __all__ = [
 PROVIDERS: dict[str, Callable[[], SaliencyProvider]] = {
     "spectral_residual": SpectralResidual,
     "fine_grained": FineGrained,
+    "border_contrast": BorderContrast,
     "input_gradient": InputGradient,
     "grad_cam": GradCAM,
 }

@@ -46,18 +46,24 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def grey_image(images: Tensor) -> Tensor:
-    """Make `images (B,C,H,W)` grey: luma for three channels, else the mean of the channels.
+def finite_images(images: Tensor) -> Tensor:
+    """Make `images (B,C,H,W)` float32, with uint8 brought to [0, 1].
 
-    Pixels that are not finite become 0 and the others are bounded far outside [0, 1], so that
+    Values that are not finite become 0 and the others are bounded far outside [0, 1], so that
     sums over an image stay finite.
-
-    Returns:
-        `(B,1,H,W)` float32.
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255
-    images = images.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(-1e4, 1e4)
+    return images.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(-1e4, 1e4)
+
+
+def grey_image(images: Tensor) -> Tensor:
+    """Make `images (B,C,H,W)` grey: luma for three channels, else the mean of the channels.
+
+    Returns:
+        `(B,1,H,W)` float32, always finite.
+    """
+    images = finite_images(images)
     return rgb_to_grayscale(images) if images.shape[1] == 3 else images.mean(1, keepdim=True)
 
 
@@ -79,10 +85,11 @@ def gaussian_weights(size: int, sigma: float) -> tuple[float, ...]:
     return tuple(get_gaussian_kernel1d(size, sigma)[0].tolist())
 
 
-def is_flat(grey: Tensor) -> Tensor:
-    """Tell which of the images `grey (B,1,H,W)` have no contrast: `(B,1,1,1)` bool."""
-    low, high = (extreme(dim=(1, 2, 3), keepdim=True) for extreme in (grey.amin, grey.amax))
-    return high - low <= FLAT_TOLERANCE * torch.maximum(high.abs(), low.abs())
+def is_flat(images: Tensor) -> Tensor:
+    """Tell which of the `images (B,C,H,W)` have no contrast in any channel: `(B,1,1,1)` bool."""
+    low, high = (extreme(dim=(2, 3), keepdim=True) for extreme in (images.amin, images.amax))
+    flat = high - low <= FLAT_TOLERANCE * torch.maximum(high.abs(), low.abs())
+    return flat.all(dim=1, keepdim=True)
 
 
 def scale_to_one(maps: Tensor) -> Tensor:

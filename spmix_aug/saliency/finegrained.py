@@ -13,8 +13,9 @@ HALF_WIDTHS = (12, 24, 48, 28, 56, 112)
 class FineGrained:
     """How much each pixel differs from its surrounds of six sizes; needs no model.
 
-    Montabone and Soto (Image and Vision Computing, 2010), the choice of the SPMix papers.
-    OpenCV's `StaticSaliencyFineGrained` without its rounding to 8 bits.
+    Montabone and Soto (Image and Vision Computing, 2010), the choice of the SPMix papers. Computed
+    in the 8-bit grey levels of OpenCV's `StaticSaliencyFineGrained`, which is the authors' source
+    of maps: on smooth skin their rounding is a good part of the map.
 
     Args:
         size: compute on the image brought to this many pixels along its shorter side, with the
@@ -52,22 +53,37 @@ class FineGrained:
 
 
 def fine_grained(grey: Tensor, half_widths: list[int]) -> Tensor:
-    """Compute the fine-grained maps of `grey (B,1,h,w)`: the same shape, in [0, 1]."""
+    """Compute the fine-grained maps of `grey (B,1,h,w)` in [0, 1]: the same shape and range."""
     border = "reflect" if min(grey.shape[2:]) > 1 else "replicate"
+    levels = _round(255 * grey)
     for _ in range(2):
-        grey = blur(grey, (0.25, 0.5, 0.25), border)
-    # Sums of values around zero lose least in float32, and only differences count below.
-    grey = grey - grey.mean(dim=(2, 3), keepdim=True)
-    integral = F.pad(grey.cumsum(2).cumsum(3), (1, 0, 1, 0))
-    on, off = torch.zeros_like(grey), torch.zeros_like(grey)
+        levels = _round(blur(levels, (0.25, 0.5, 0.25), border))
+    # Sums of whole numbers around zero are exact in float32 up to images of a megapixel.
+    levels = levels - levels.mean(dim=(2, 3), keepdim=True).round()
+    integral = F.pad(levels.cumsum(2).cumsum(3), (1, 0, 1, 0))
+    on, off = torch.zeros_like(levels), torch.zeros_like(levels)
     for half_width in half_widths:
-        contrast = grey - _surround_mean(grey, integral, half_width)
-        on += contrast.clamp(min=0)
-        off += (-contrast).clamp(min=0)
+        contrast = levels - _surround_mean(levels, integral, half_width)
+        on += _whole(contrast.clamp(min=0))
+        off += _whole((-contrast).clamp(min=0))
     return scale_to_one(scale_to_one(on) + scale_to_one(off))
 
 
-def _surround_mean(grey: Tensor, integral: Tensor, half_width: int) -> Tensor:
+def _round(levels: Tensor) -> Tensor:
+    """Round to whole grey levels, halves up.
+
+    Grey from 8-bit colours lies on multiples of 1/1000 of a level. The shift by half of that keeps
+    rounding noise from deciding halves.
+    """
+    return (levels + 0.5005).floor()
+
+
+def _whole(levels: Tensor) -> Tensor:
+    """Cut `levels` to whole numbers, also those that rounding noise put just below one."""
+    return (levels + 1e-4).floor()
+
+
+def _surround_mean(levels: Tensor, integral: Tensor, half_width: int) -> Tensor:
     """Mean of the square around each pixel without the pixel itself, cut at the border.
 
     The square reaches one pixel further down and right than up and left, as OpenCV's does.
@@ -77,9 +93,9 @@ def _surround_mean(grey: Tensor, integral: Tensor, half_width: int) -> Tensor:
             (place - half_width + 1).clamp(min=0),
             (place + half_width + 1).clamp(max=len(place)),
         )
-        for place in (torch.arange(side, device=grey.device) for side in grey.shape[2:])
+        for place in (torch.arange(side, device=levels.device) for side in levels.shape[2:])
     )
     strips = integral[:, :, bottom] - integral[:, :, top]
     total = strips[:, :, :, right] - strips[:, :, :, left]
     pixels = (bottom - top).unsqueeze(1) * (right - left)
-    return (total - grey) / (pixels - 1).clamp(min=1)
+    return (total - levels) / (pixels - 1).clamp(min=1)

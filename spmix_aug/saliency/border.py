@@ -1,0 +1,156 @@
+"""Border-contrast saliency."""
+
+import torch
+from kornia.color import rgb_to_linear_rgb
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spmix_aug import _checks
+from spmix_aug.saliency.base import finite_images, full_precision, is_flat
+
+# Images whose shorter side is longer are brought down to it. No map got worse by that at 14 or 28
+# patches a side, and a Lab conversion takes powers of every pixel.
+WORKING_SIDE = 64
+
+# More rounds follow crops better, but shrink the background to the mode of its colours.
+ROUNDS = 3
+
+# In squared Lab units: what 8-bit rounding leaves on a border of a single colour.
+ROUNDING_VARIANCE = 0.1
+# As a share of the mean variance: keeps a covariance invertible in float32.
+LEAST_VARIANCE = 1e-4
+
+# Linear sRGB to X, Y, Z of CIE 1931, each relative to the D65 white point.
+RELATIVE_XYZ = (
+    (0.433946, 0.376214, 0.189825),
+    (0.212671, 0.715160, 0.072169),
+    (0.017757, 0.109469, 0.872705),
+)
+
+
+class BorderContrast:
+    """How far each pixel's colour is from those of the image's own border; needs no model.
+
+    Objects seldom fill an image, so its border shows what is background (Wei et al., ECCV 2012).
+    The saliency is the Mahalanobis distance from the border's colours: in CIE Lab for three
+    channels, else in the channels as they are. A crop may cut through the object, therefore the
+    mean and covariance are taken again, three times, with each border pixel weighing as much as
+    it is likely under the last ones.
+
+    Args:
+        border: width of the border as a share of the shorter side, in [0, 0.5]; at least a pixel.
+        center_prior: standard deviation, as a share of each side, of a Gaussian at the centre
+            that multiplies the maps (0.3 does for centred objects). None when the objects may be
+            anywhere, as in random crops.
+    """
+
+    needs_model = False
+
+    def __init__(self, border: float = 0.08, center_prior: float | None = None) -> None:
+        self.border = _checks.number("border", border, high=0.5)
+        if center_prior is not None:
+            center_prior = _checks.number("center_prior", center_prior, low=0.01)
+        self.center_prior = center_prior
+
+    def __call__(
+        self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
+    ) -> Tensor:
+        """Compute maps `(B,H,W)` of `images (B,C,H,W)` in [0, 1] or uint8."""
+        images = finite_images(images)
+        size = (images.shape[2], images.shape[3])
+        if len(images) == 0:
+            return images.new_zeros(0, *size)
+        scale = min(1.0, WORKING_SIDE / min(size))
+        with full_precision(images.device):
+            if scale < 1:
+                small = [round(scale * side) for side in size]
+                images = F.interpolate(images, small, mode="bilinear", antialias=True)
+            colours = lab(images) if images.shape[1] == 3 else 100 * images  # black to white
+            width = max(1, round(self.border * min(images.shape[2:])))
+            maps = distance_from_border(colours, width)  # (B,1,h,w)
+            maps = torch.where(is_flat(images), 0.0, maps)
+            if self.center_prior is not None:
+                maps = maps * centred_gaussian(maps, self.center_prior)
+            if scale < 1:
+                maps = F.interpolate(maps, size, mode="bilinear")
+        return maps.squeeze(1)
+
+    def __repr__(self) -> str:
+        return f"BorderContrast(border={self.border}, center_prior={self.center_prior})"
+
+
+def lab(images: Tensor) -> Tensor:
+    """Convert sRGB `images (B,3,H,W)` in [0, 1] to CIE Lab, L* in [0, 100].
+
+    As kornia's `rgb_to_lab`, whose constants are copied to an accelerator with a wait.
+    """
+    matrix = torch.tensor(RELATIVE_XYZ, dtype=images.dtype, device="cpu")
+    matrix = matrix.to(images.device, non_blocking=True)
+    xyz = torch.einsum("ij,bjhw->bihw", matrix, rgb_to_linear_rgb(images))
+    threshold = 0.008856
+    roots = torch.where(
+        xyz > threshold, xyz.clamp(min=threshold).pow(1 / 3), 7.787 * xyz + 4 / 29
+    )
+    x, y, z = roots.unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
+
+
+def distance_from_border(colours: Tensor, width: int) -> Tensor:
+    """Mahalanobis distance of each pixel from the colours of its image's border.
+
+    Args:
+        colours: `(B,C,h,w)`.
+        width: of the border, in pixels.
+
+    Returns:
+        `(B,1,h,w)`.
+    """
+    border = border_pixels(colours, width)  # (B,C,n)
+    weights = border.new_full((len(border), 1, border.shape[2]), 1 / border.shape[2])
+    for _ in range(ROUNDS):
+        likelihood = -0.5 * squared_distance(border, *mean_and_spread(border, weights))
+        weights = likelihood.softmax(dim=2)  # (B,1,n)
+    squared = squared_distance(colours.flatten(2), *mean_and_spread(border, weights))
+    return squared.sqrt().unflatten(2, colours.shape[2:])
+
+
+def border_pixels(colours: Tensor, width: int) -> Tensor:
+    """Collect the `width` outermost rows and columns of `colours (B,C,h,w)`: `(B,C,n)`."""
+    rows = [colours[:, :, :width], colours[:, :, -width:]]
+    between = colours[:, :, width:-width]
+    sides = [*rows, between[:, :, :, :width], between[:, :, :, -width:]]
+    return torch.cat([side.flatten(2) for side in sides], dim=2)
+
+
+def mean_and_spread(pixels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean `(B,C,1)` of `pixels (B,C,n)`, and the lower root of their covariance.
+
+    Args:
+        pixels: `(B,C,n)`.
+        weights: `(B,1,n)`, summing to 1 for each image.
+    """
+    mean = (weights * pixels).sum(dim=2, keepdim=True)  # (B,C,1)
+    centred = pixels - mean
+    # No matrix product, which may be rounded to TF32 where the user allows it.
+    products = centred.unsqueeze(1) * (weights * centred).unsqueeze(2)
+    covariance = products.sum(dim=3)  # (B,C,C)
+    variance = covariance.diagonal(dim1=1, dim2=2)
+    least = ROUNDING_VARIANCE + LEAST_VARIANCE * variance.mean(dim=1, keepdim=True)
+    covariance = covariance + torch.diag_embed(least.expand_as(variance))
+    root, _ = torch.linalg.cholesky_ex(covariance)  # unlike `cholesky`, does not wait to check
+    return mean, root
+
+
+def squared_distance(pixels: Tensor, mean: Tensor, root: Tensor) -> Tensor:
+    """Squared Mahalanobis distance of `pixels (B,C,n)`: `(B,1,n)`."""
+    whitened = torch.linalg.solve_triangular(root, pixels - mean, upper=False)
+    return whitened.square().sum(dim=1, keepdim=True)
+
+
+def centred_gaussian(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian `(h,w)` at the centre of `maps (B,1,h,w)`; `sigma` is a share of each side."""
+    rows, columns = (
+        torch.exp(-0.5 * (((torch.arange(side, device=maps.device) + 0.5) / side - 0.5) / sigma) ** 2)
+        for side in maps.shape[2:]
+    )
+    return rows.unsqueeze(1) * columns
