@@ -13,6 +13,9 @@ from torch.nn import functional as F
 # Relative to the scores' magnitude: far above float32 rounding, far below what an eye could see.
 FLAT_TOLERANCE = 1e-5
 
+# Steep enough for the ratio to follow the map, and not so steep that half a patch decides.
+THRESHOLD_SLOPE = 4.0
+
 
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """Rows and columns of the patch grid, `(ceil(H/P), ceil(W/P))`."""
@@ -45,10 +48,11 @@ def jitter_scores(scores: Tensor, noise: Tensor, jitter: float) -> Tensor:
     return scores + jitter * spread * noise.to(scores.dtype)
 
 
-def normalize_scores(scores: Tensor) -> Tensor:
-    """Stretch each image's `scores (B,gh,gw)` to [0, 1]; all 1 where an image has no contrast.
+def stretch_scores(scores: Tensor) -> Tensor:
+    """Stretch each image's `scores (B,gh,gw)` to [0, 1] by its lowest and highest, as SPMix does.
 
-    A map without contrast cannot say where the object is, so every patch counts as salient.
+    All are 1 where an image has no contrast: its map cannot say where the object is, so every
+    patch counts as salient.
     """
     if scores.numel() == 0:
         return scores
@@ -57,6 +61,24 @@ def normalize_scores(scores: Tensor) -> Tensor:
     span = high - low
     flat = span <= FLAT_TOLERANCE * torch.maximum(high.abs(), low.abs())
     return torch.where(flat, 1.0, (scores - low) / torch.where(flat, 1.0, span))
+
+
+def soft_threshold_scores(scores: Tensor) -> Tensor:
+    """Push each image's `scores (B,gh,gw)` towards 0 or 1, below or above their mean.
+
+    A logistic function of the standardised scores. Stretching leaves most patches near 0 where a
+    few stand out; here they are told apart all the same. All are 1 where an image has no contrast.
+    """
+    if scores.numel() == 0:
+        return scores
+    stretched = stretch_scores(scores)
+    spread, mean = torch.std_mean(stretched, dim=(1, 2), correction=0, keepdim=True)
+    flat = spread == 0
+    standardised = (stretched - mean) / torch.where(flat, 1.0, spread)
+    return torch.where(flat, 1.0, torch.sigmoid(THRESHOLD_SLOPE * standardised))
+
+
+NORMALIZATIONS = {"min_max": stretch_scores, "soft_threshold": soft_threshold_scores}
 
 
 def lift_scores(scores: Tensor, floor: float) -> Tensor:

@@ -10,10 +10,10 @@ from spmix_aug import _checks
 from spmix_aug.batch import unpack_batch
 from spmix_aug.pairing import class_counts_in, draw_at_least_as_frequent
 from spmix_aug.patches import (
+    NORMALIZATIONS,
     jitter_scores,
     lift_scores,
     mix_ratios,
-    normalize_scores,
     own_share,
     patch_grid,
     patch_scores,
@@ -44,12 +44,14 @@ class SaliencyPatchMix(nn.Module):
         class_counts: training samples of each class, `(K,)`, which say what class is more
             frequent. Without them the counts of each batch do, and a rebalancing sampler
             flattens those: give them whenever you use one.
-        saliency: `"spectral_residual"`, `"fine_grained"`, `"input_gradient"`, `"grad_cam"`, a
-            provider of `spmix_aug.saliency`, or any callable `(images, labels, model)` that
-            returns maps `(B,H,W)` or `(B,1,H,W)`.
+        saliency: `"spectral_residual"`, `"fine_grained"`, `"border_contrast"`, `"input_gradient"`,
+            `"grad_cam"`, a provider of `spmix_aug.saliency`, or any callable `(images, labels,
+            model)` that returns maps `(B,H,W)` or `(B,1,H,W)`.
         patch_size: P in pixels; SPMix has 14 patches a side.
         alpha: upper bound of the own image's ratio, in [0, 1].
         floor: lower bound of the own image's ratio before `alpha`, in [0, 1].
+        normalize: how an image's patch scores are brought to [0, 1]: `"min_max"` stretches them
+            (the papers'), `"soft_threshold"` divides them more clearly into salient and not.
         jitter: standard deviation of the noise on patch scores, in units of the standard
             deviation of that image's own scores.
         p: probability of a sample to be mixed, the same for every class, where it has an
@@ -91,6 +93,7 @@ class SaliencyPatchMix(nn.Module):
         patch_size: int = 16,
         alpha: float = 0.8,
         floor: float = 0.5,
+        normalize: Literal["min_max", "soft_threshold"] = "min_max",
         jitter: float = 0.0,
         p: float = 0.5,
         pairing: Literal["relative", "any"] | PairingFunction = "relative",
@@ -111,6 +114,8 @@ class SaliencyPatchMix(nn.Module):
         self.patch_size = _checks.integer("patch_size", patch_size)
         self.alpha = _checks.number("alpha", alpha, high=1.0)
         self.floor = _checks.number("floor", floor, high=1.0)
+        _checks.choice("normalize", normalize, NORMALIZATIONS)
+        self.normalize = normalize
         self.jitter = _checks.number("jitter", jitter)
         self.p = _checks.number("p", p, high=1.0)
         _checks.choice("target", target, ("own", "ratio"))
@@ -201,7 +206,7 @@ class SaliencyPatchMix(nn.Module):
         scores = patch_scores(saliency, self.patch_size)  # (B,gh,gw)
         if noise is not None:
             scores = jitter_scores(scores, noise, self.jitter)
-        scores = lift_scores(normalize_scores(scores), self.floor)
+        scores = lift_scores(NORMALIZATIONS[self.normalize](scores), self.floor)
         ratios = mix_ratios(scores, scores[partner], self.alpha)  # (B,gh,gw)
         passes = (partner == itself).view(-1, 1, 1)
         ratios = torch.where(passes, 1.0, ratios)
@@ -272,8 +277,9 @@ class SaliencyPatchMix(nn.Module):
         pairing = self.pairing if isinstance(self.pairing, str) else "callable"
         return (
             f"num_classes={self.num_classes}, saliency={name}, patch_size={self.patch_size}, "
-            f"alpha={self.alpha}, floor={self.floor}, jitter={self.jitter}, p={self.p}, "
-            f"pairing={pairing!r}, target={self.target!r}, inplace={self.inplace}"
+            f"alpha={self.alpha}, floor={self.floor}, normalize={self.normalize!r}, "
+            f"jitter={self.jitter}, p={self.p}, pairing={pairing!r}, target={self.target!r}, "
+            f"inplace={self.inplace}"
         )
 
     def __getstate__(self) -> dict[str, Any]:

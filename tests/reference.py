@@ -24,8 +24,8 @@ def patch_scores(saliency, patch_size):
     return scores
 
 
-def ratios(scores, partner, floor, alpha):
-    """Min-max each image's scores, lift them, take the pair's maximum, bound it."""
+def ratios(scores, partner, floor, alpha, normalize="min_max"):
+    """Normalise each image's scores, lift them, take the pair's maximum, bound it."""
     batch, rows, columns = scores.shape
     lifted = torch.zeros_like(scores)
     for b in range(batch):
@@ -35,6 +35,9 @@ def ratios(scores, partner, floor, alpha):
         for i in range(rows):
             for j in range(columns):
                 n = 1.0 if flat else (float(scores[b, i, j]) - low) / (high - low)
+                if normalize == "soft_threshold" and not flat:
+                    z = (float(scores[b, i, j]) - np.mean(values)) / np.std(values)
+                    n = 1 / (1 + math.exp(-4 * z))
                 lifted[b, i, j] = floor + (1 - floor) * n
     result = torch.ones_like(scores)
     for b in range(batch):
@@ -74,13 +77,14 @@ def ratio_targets(labels, partner, ratios, patch_size, image_size, num_classes):
     return targets
 
 
-def fine_grained(grey, half_widths):
-    """On and off contrast with the surround of each pixel, summed over the scales."""
-    values = grey.numpy()
+def fine_grained(levels, half_widths):
+    """On and off contrast with the surround of each pixel, in whole grey levels as in OpenCV."""
+    values = levels.numpy()
     for _ in range(2):
         for axis in (0, 1):
             # scipy's "mirror" repeats no border pixel, as OpenCV's default border
             values = scipy.ndimage.convolve1d(values, [0.25, 0.5, 0.25], axis, mode="mirror")
+        values = np.floor(values + 0.5)
     height, width = values.shape
     on, off = np.zeros_like(values), np.zeros_like(values)
     for half in half_widths:
@@ -90,10 +94,38 @@ def fine_grained(grey, half_widths):
                     max(0, y - half + 1) : y + half + 1, max(0, x - half + 1) : x + half + 1
                 ]
                 surround = (square.sum() - values[y, x]) / (square.size - 1)
-                on[y, x] += max(0.0, values[y, x] - surround)
-                off[y, x] += max(0.0, surround - values[y, x])
+                on[y, x] += np.floor(max(0.0, values[y, x] - surround))
+                off[y, x] += np.floor(max(0.0, surround - values[y, x]))
     both = on / on.max() + off / off.max()
     return torch.from_numpy(both / both.max())
+
+
+def border_contrast(colours, width, rounds=3):
+    """Mahalanobis distance from the border's colours `(C,h,w)`, pixel by pixel."""
+    colours = colours.double().numpy()
+    channels, rows, columns = colours.shape
+    border = np.array(
+        [
+            colours[:, y, x]
+            for y in range(rows)
+            for x in range(columns)
+            if min(y, x, rows - 1 - y, columns - 1 - x) < width
+        ]
+    )
+    weights = np.ones(len(border))
+    for later in range(rounds + 1):
+        mean = np.average(border, axis=0, weights=weights)
+        spread = np.cov(border.T, aweights=weights, ddof=0).reshape(channels, channels)
+        spread += (0.1 + 1e-4 * np.trace(spread) / channels) * np.eye(channels)
+        inverse = np.linalg.inv(spread)
+        if later < rounds:
+            weights = np.array([np.exp(-0.5 * (c - mean) @ inverse @ (c - mean)) for c in border])
+    result = np.zeros((rows, columns))
+    for y in range(rows):
+        for x in range(columns):
+            centred = colours[:, y, x] - mean
+            result[y, x] = np.sqrt(centred @ inverse @ centred)
+    return torch.from_numpy(result)
 
 
 def spectral_residual(grey, floor):

@@ -17,6 +17,7 @@ SCRIPT = Path(__file__).with_name("fake_accelerator.py")
     [
         ("spectral_residual", "own", "relative"),
         ("fine_grained", "ratio", "any"),
+        ("border_contrast", "own", "relative"),
     ],
     ids=" ".join,
 )
@@ -28,7 +29,7 @@ def test_model_free_mixing_neither_syncs_nor_mixes_devices(options):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("saliency", ["spectral_residual", "fine_grained"])
+@pytest.mark.parametrize("saliency", ["spectral_residual", "fine_grained", "border_contrast"])
 def test_a_gpu_mixes_like_the_cpu_and_does_not_wait(saliency):
     images, labels = torch.rand(8, 3, 64, 64), torch.arange(8) % 3
     results = []

@@ -28,29 +28,54 @@ def test_patch_scores_agree_with_a_slow_loop(batch, size, patch_size, seed):
     sizes,
     st.floats(0, 1),
     st.floats(0, 1),
+    st.sampled_from(["min_max", "soft_threshold"]),
     st.integers(0, 99),
 )
-def test_ratios_agree_with_a_slow_loop(batch, grid, floor, alpha, seed):
+def test_ratios_agree_with_a_slow_loop(batch, grid, floor, alpha, normalize, seed):
     scores = random_maps(batch, grid, seed)
     scores[::2] *= 1e-4  # the scale of a map must not matter
     partner = torch.randint(max(batch, 1), (batch,))
-    lifted = patches.lift_scores(patches.normalize_scores(scores), floor)
+    lifted = patches.lift_scores(patches.NORMALIZATIONS[normalize](scores), floor)
     ratios = patches.mix_ratios(lifted, lifted[partner], alpha)
     ratios[partner == torch.arange(batch)] = 1
-    expected = reference.ratios(scores, partner, floor, alpha)
+    expected = reference.ratios(scores, partner, floor, alpha, normalize)
     torch.testing.assert_close(ratios, expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("normalize", patches.NORMALIZATIONS)
 @pytest.mark.parametrize("value", [0.0, 1e-30, 0.3, 1e6, -2.0])
-def test_a_map_without_contrast_counts_as_salient_everywhere(value):
+def test_a_map_without_contrast_counts_as_salient_everywhere(value, normalize):
     scores = torch.full((1, 3, 3), value)
     scores[0, 1, 1] += abs(value) * 1e-6  # rounding noise
-    assert torch.equal(patches.normalize_scores(scores), torch.ones(1, 3, 3))
+    assert torch.equal(patches.NORMALIZATIONS[normalize](scores), torch.ones(1, 3, 3))
 
 
 def test_small_contrast_is_contrast():
     scores = torch.tensor([[[1.0, 1.0001]]])
-    torch.testing.assert_close(patches.normalize_scores(scores), torch.tensor([[[0.0, 1.0]]]))
+    torch.testing.assert_close(patches.stretch_scores(scores), torch.tensor([[[0.0, 1.0]]]))
+    thresholded = patches.soft_threshold_scores(scores)
+    torch.testing.assert_close(thresholded, torch.tensor([[[-4.0, 4.0]]]).sigmoid())
+
+
+@pytest.mark.parametrize("normalize", patches.NORMALIZATIONS)
+def test_neither_scale_nor_offset_nor_batch_mates_of_a_map_matter(normalize):
+    scores = torch.rand(3, 5, 6, dtype=torch.float64)
+    expected = patches.NORMALIZATIONS[normalize](scores)
+    changed = torch.stack([scores[0], 1e30 * scores[1], 3 + 1e-3 * scores[2]])
+    torch.testing.assert_close(patches.NORMALIZATIONS[normalize](changed), expected)
+    assert bool((expected.flatten(1).argsort() == scores.flatten(1).argsort()).all())
+
+
+def test_a_soft_threshold_tells_patches_apart_beside_an_outlier():
+    scores = torch.full((1, 4, 4), 0.1)
+    scores[0, :, 2:] = 0.2
+    scores[0, 0, 3] = 1.0
+
+    def step(normalized):
+        return float(normalized[0, 1, 2] - normalized[0, 1, 1])
+
+    assert step(patches.stretch_scores(scores)) == pytest.approx(1 / 9, abs=1e-4)
+    assert step(patches.soft_threshold_scores(scores)) > 0.2
 
 
 @given(sizes, st.integers(1, 16))
@@ -83,4 +108,4 @@ def test_jitter_is_measured_in_the_spread_of_each_image():
 
 def test_jitter_leaves_a_flat_map_flat():
     jittered = patches.jitter_scores(torch.full((1, 4, 4), 0.7), torch.randn(1, 4, 4), 1.0)
-    assert torch.equal(patches.normalize_scores(jittered), torch.ones(1, 4, 4))
+    assert torch.equal(patches.stretch_scores(jittered), torch.ones(1, 4, 4))

@@ -33,11 +33,12 @@ class TestAgainstTheFormulas:
         patch_size=st.integers(1, 12),
         floor=st.sampled_from([0.0, 0.5, 0.9]),
         alpha=st.sampled_from([0.3, 0.8, 1.0]),
+        normalize=st.sampled_from(["min_max", "soft_threshold"]),
         pairing=st.sampled_from(["relative", "any"]),
         seed=st.integers(0, 99),
     )
     def test_whole_way_agrees_with_slow_loops(
-        self, batch, size, patch_size, floor, alpha, pairing, seed
+        self, batch, size, patch_size, floor, alpha, normalize, pairing, seed
     ):
         images = noise_images(batch, 2, size, torch.float64, seed)
         labels = torch.randint(3, (batch,), generator=torch.Generator().manual_seed(seed))
@@ -47,6 +48,7 @@ class TestAgainstTheFormulas:
             patch_size=patch_size,
             floor=floor,
             alpha=alpha,
+            normalize=normalize,
             p=0.8,
             pairing=pairing,
             target="ratio",
@@ -54,7 +56,7 @@ class TestAgainstTheFormulas:
         )
         plan = mixer.plan(images, labels)
         scores = reference.patch_scores(images.mean(dim=1), patch_size)
-        ratios = reference.ratios(scores, plan.partner, floor, alpha)
+        ratios = reference.ratios(scores, plan.partner, floor, alpha, normalize)
         mixed = reference.blend(images, plan.partner, ratios, patch_size)
         targets = reference.ratio_targets(labels, plan.partner, ratios, patch_size, size, 3)
         torch.testing.assert_close(plan.ratios.double(), ratios, rtol=0, atol=1e-6)
@@ -306,7 +308,7 @@ class TestSaliencyCallables:
         mixer((raw * 255).round().to(torch.uint8), torch.tensor([0, 1, 1, 0]))
         torch.testing.assert_close(spy.seen, (raw * 255).round() / 255)
 
-    @pytest.mark.parametrize("saliency", ["spectral_residual", "fine_grained"])
+    @pytest.mark.parametrize("saliency", ["spectral_residual", "fine_grained", "border_contrast"])
     def test_raw_and_normalised_images_give_one_plan(self, saliency):
         raw, labels = noise_images(6, size=(64, 64)), torch.arange(6) % 2
         mean, std = torch.tensor([0.7, 0.5, 0.6]), torch.tensor([0.1, 0.2, 0.3])
@@ -563,6 +565,7 @@ class TestErrors:
             ({"patch_size": 1.5}, TypeError, "`patch_size` to be an integer"),
             ({"alpha": 1.1}, ValueError, r"`alpha` to be in \[0, 1\], but got 1.1"),
             ({"floor": -0.1}, ValueError, r"`floor` to be in \[0, 1\], but got -0.1"),
+            ({"normalize": "rank"}, ValueError, "one of 'min_max', 'soft_threshold', but got 'r"),
             ({"floor": "x"}, TypeError, "`floor` to be a number, but got str 'x'"),
             ({"jitter": -1}, ValueError, "`jitter` to be finite and at least 0, but got -1"),
             ({"jitter": float("inf")}, ValueError, "`jitter` to be finite and at least 0"),

@@ -29,6 +29,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
+from spmix_aug.patches import NORMALIZATIONS
 from spmix_aug.saliency import PROVIDERS
 
 from .data import CLASSES, LesionImages, Record, folds_of, hold_out, read_records
@@ -77,6 +78,9 @@ class Settings:
     patch_size: int = option(4, "side of a patch, in pixels; the papers have 14 patches a side")
     alpha: float = option(0.8, "upper bound of the own image's ratio")
     floor: float = option(0.5, "lower bound of the own image's ratio")
+    normalize: str = option(
+        "min_max", "how patch scores are brought to [0, 1]", tuple(NORMALIZATIONS)
+    )
     jitter: float = option(0.0, "noise on patch scores, in standard deviations")
     p: float = option(0.5, "probability of a sample to be mixed")
     pairing: str = option("relative", "who may be a partner", ("relative", "any"))
@@ -199,6 +203,7 @@ def make_mixer(settings: Settings, counts: Tensor) -> SaliencyPatchMix:
         patch_size=settings.patch_size,
         alpha=settings.alpha,
         floor=settings.floor,
+        normalize=settings.normalize,
         jitter=settings.jitter,
         p=settings.p,
         pairing=settings.pairing,

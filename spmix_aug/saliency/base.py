@@ -57,14 +57,27 @@ def finite_images(images: Tensor) -> Tensor:
     return images.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(-1e4, 1e4)
 
 
-def grey_image(images: Tensor) -> Tensor:
-    """Make `images (B,C,H,W)` grey: luma for three channels, else the mean of the channels.
+def grey_levels(images: Tensor) -> Tensor:
+    """Turn `images (B,C,H,W)` into whole grey levels, 0 to 255 for images in [0, 1].
+
+    Luma for three channels, else the mean of the channels. Methods that were made for 8-bit images
+    see their rounding, too: on smooth skin it is a good part of what they find.
 
     Returns:
         `(B,1,H,W)` float32, always finite.
     """
     images = finite_images(images)
-    return rgb_to_grayscale(images) if images.shape[1] == 3 else images.mean(1, keepdim=True)
+    grey = rgb_to_grayscale(images) if images.shape[1] == 3 else images.mean(1, keepdim=True)
+    return round_levels(255 * grey)
+
+
+def round_levels(levels: Tensor) -> Tensor:
+    """Round grey levels to whole ones, halves up.
+
+    Grey from 8-bit colours lies on multiples of 1/1000 of a level. The shift by half of that keeps
+    the noise of a normalisation from deciding halves.
+    """
+    return (levels + 0.5005).floor()
 
 
 def blur(images: Tensor, weights: Sequence[float], border: str) -> Tensor:

@@ -88,9 +88,7 @@ def lab(images: Tensor) -> Tensor:
     matrix = matrix.to(images.device, non_blocking=True)
     xyz = torch.einsum("ij,bjhw->bihw", matrix, rgb_to_linear_rgb(images))
     threshold = 0.008856
-    roots = torch.where(
-        xyz > threshold, xyz.clamp(min=threshold).pow(1 / 3), 7.787 * xyz + 4 / 29
-    )
+    roots = torch.where(xyz > threshold, xyz.clamp(min=threshold).pow(1 / 3), 7.787 * xyz + 4 / 29)
     x, y, z = roots.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
@@ -111,7 +109,7 @@ def distance_from_border(colours: Tensor, width: int) -> Tensor:
         likelihood = -0.5 * squared_distance(border, *mean_and_spread(border, weights))
         weights = likelihood.softmax(dim=2)  # (B,1,n)
     squared = squared_distance(colours.flatten(2), *mean_and_spread(border, weights))
-    return squared.sqrt().unflatten(2, colours.shape[2:])
+    return squared.sqrt().reshape(len(colours), 1, *colours.shape[2:])
 
 
 def border_pixels(colours: Tensor, width: int) -> Tensor:
@@ -143,14 +141,16 @@ def mean_and_spread(pixels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def squared_distance(pixels: Tensor, mean: Tensor, root: Tensor) -> Tensor:
     """Squared Mahalanobis distance of `pixels (B,C,n)`: `(B,1,n)`."""
-    whitened = torch.linalg.solve_triangular(root, pixels - mean, upper=False)
+    whitened: Tensor = torch.linalg.solve_triangular(root, pixels - mean, upper=False)
     return whitened.square().sum(dim=1, keepdim=True)
 
 
 def centred_gaussian(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian `(h,w)` at the centre of `maps (B,1,h,w)`; `sigma` is a share of each side."""
     rows, columns = (
-        torch.exp(-0.5 * (((torch.arange(side, device=maps.device) + 0.5) / side - 0.5) / sigma) ** 2)
+        torch.exp(
+            -0.5 * (((torch.arange(side, device=maps.device) + 0.5) / side - 0.5) / sigma) ** 2
+        )
         for side in maps.shape[2:]
     )
     return rows.unsqueeze(1) * columns

@@ -5,7 +5,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug import _checks
-from spmix_aug.saliency.base import blur, full_precision, grey_image, is_flat, scale_to_one
+from spmix_aug.saliency.base import (
+    blur,
+    full_precision,
+    grey_levels,
+    is_flat,
+    round_levels,
+    scale_to_one,
+)
 
 HALF_WIDTHS = (12, 24, 48, 28, 56, 112)
 
@@ -13,9 +20,8 @@ HALF_WIDTHS = (12, 24, 48, 28, 56, 112)
 class FineGrained:
     """How much each pixel differs from its surrounds of six sizes; needs no model.
 
-    Montabone and Soto (Image and Vision Computing, 2010), the choice of the SPMix papers. Computed
-    in the 8-bit grey levels of OpenCV's `StaticSaliencyFineGrained`, which is the authors' source
-    of maps: on smooth skin their rounding is a good part of the map.
+    Montabone and Soto (Image and Vision Computing, 2010), the choice of the SPMix papers. In whole
+    grey levels, as OpenCV's `StaticSaliencyFineGrained` up to the rounding of its result.
 
     Args:
         size: compute on the image brought to this many pixels along its shorter side, with the
@@ -32,33 +38,32 @@ class FineGrained:
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
         """Compute maps `(B,H,W)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
-        grey = grey_image(images)  # (B,1,H,W)
-        if len(grey) == 0:
-            return grey.squeeze(1)
-        height, width = grey.shape[2:]
-        scale = 1.0 if self.size is None else min(1.0, self.size / min(height, width))
+        levels = grey_levels(images)  # (B,1,H,W)
+        if len(levels) == 0:
+            return levels.squeeze(1)
+        size = (levels.shape[2], levels.shape[3])
+        scale = 1.0 if self.size is None else min(1.0, self.size / min(size))
         half_widths = [max(1, round(scale * half_width)) for half_width in HALF_WIDTHS]
-        small = (round(height * scale), round(width * scale))
-        with full_precision(grey.device):
+        with full_precision(levels.device):
             if scale == 1:
-                maps = fine_grained(grey, half_widths)
+                maps = fine_grained(levels, half_widths)
             else:
-                seen = F.interpolate(grey, small, mode="bilinear", antialias=True)
-                maps = fine_grained(seen, half_widths)
-                maps = F.interpolate(maps, (height, width), mode="bilinear")
-        return torch.where(is_flat(grey), 0.0, maps).squeeze(1)
+                small = [round(scale * side) for side in size]
+                seen = F.interpolate(levels, small, mode="bilinear", antialias=True)
+                maps = fine_grained(round_levels(seen), half_widths)
+                maps = F.interpolate(maps, size, mode="bilinear")
+        return torch.where(is_flat(levels), 0.0, maps).squeeze(1)
 
     def __repr__(self) -> str:
         return f"FineGrained(size={self.size})"
 
 
-def fine_grained(grey: Tensor, half_widths: list[int]) -> Tensor:
-    """Compute the fine-grained maps of `grey (B,1,h,w)` in [0, 1]: the same shape and range."""
-    border = "reflect" if min(grey.shape[2:]) > 1 else "replicate"
-    levels = _round(255 * grey)
+def fine_grained(levels: Tensor, half_widths: list[int]) -> Tensor:
+    """Compute the fine-grained maps of whole grey `levels (B,1,h,w)`: the same shape, in [0, 1]."""
+    border = "reflect" if min(levels.shape[2:]) > 1 else "replicate"
     for _ in range(2):
-        levels = _round(blur(levels, (0.25, 0.5, 0.25), border))
-    # Sums of whole numbers around zero are exact in float32 up to images of a megapixel.
+        levels = round_levels(blur(levels, (0.25, 0.5, 0.25), border))
+    # Sums of whole numbers around zero are exact in float32, or nearly so in large images.
     levels = levels - levels.mean(dim=(2, 3), keepdim=True).round()
     integral = F.pad(levels.cumsum(2).cumsum(3), (1, 0, 1, 0))
     on, off = torch.zeros_like(levels), torch.zeros_like(levels)
@@ -69,18 +74,9 @@ def fine_grained(grey: Tensor, half_widths: list[int]) -> Tensor:
     return scale_to_one(scale_to_one(on) + scale_to_one(off))
 
 
-def _round(levels: Tensor) -> Tensor:
-    """Round to whole grey levels, halves up.
-
-    Grey from 8-bit colours lies on multiples of 1/1000 of a level. The shift by half of that keeps
-    rounding noise from deciding halves.
-    """
-    return (levels + 0.5005).floor()
-
-
-def _whole(levels: Tensor) -> Tensor:
-    """Cut `levels` to whole numbers, also those that rounding noise put just below one."""
-    return (levels + 1e-4).floor()
+def _whole(contrast: Tensor) -> Tensor:
+    """Cut `contrast` to whole grey levels, a level as well that float32 puts just below itself."""
+    return (contrast + 1e-4).floor()
 
 
 def _surround_mean(levels: Tensor, integral: Tensor, half_width: int) -> Tensor:

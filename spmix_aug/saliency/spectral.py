@@ -9,23 +9,24 @@ from spmix_aug.saliency.base import (
     blur,
     full_precision,
     gaussian_weights,
-    grey_image,
+    grey_levels,
     is_flat,
+    round_levels,
     scale_to_one,
 )
 
-# The amplitude, in units of grey levels in [0, 1] summed over the pixels, below which a frequency
-# counts as absent. The logarithm would blow up what is rounding noise there.
-AMPLITUDE_FLOOR = 1e-2
+# The amplitude, in grey levels summed over the pixels, below which a frequency counts as absent:
+# the logarithm would blow it up. Rounding to whole levels alone makes about 18 at 64 x 64.
+AMPLITUDE_FLOOR = 2.5
 SMOOTHING = gaussian_weights(5, 8.0)
 
 
 class SpectralResidual:
     """What is unexpected in an image's spectrum (Hou and Zhang, CVPR 2007); needs no model.
 
-    The logarithm of the amplitude minus its local mean, with the old phase, transformed back.
-    OpenCV's `StaticSaliencySpectralResidual` without its rounding to 8 bits, and with a floor
-    under the amplitudes.
+    The logarithm of the amplitude minus its local mean, with the old phase, transformed back. In
+    whole grey levels, as OpenCV's `StaticSaliencySpectralResidual`, with a floor under the
+    amplitudes.
 
     Args:
         size: side, in pixels, of the square the image is brought to first.
@@ -40,21 +41,22 @@ class SpectralResidual:
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
         """Compute maps `(B,H,W)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
-        grey = grey_image(images)  # (B,1,H,W)
-        if len(grey) == 0:
-            return grey.squeeze(1)
-        with full_precision(grey.device):
-            small = F.interpolate(grey, (self.size, self.size), mode="bilinear")
-            maps = F.interpolate(spectral_residual(small), grey.shape[2:], mode="bilinear")
-        return torch.where(is_flat(grey), 0.0, maps).squeeze(1)
+        levels = grey_levels(images)  # (B,1,H,W)
+        if len(levels) == 0:
+            return levels.squeeze(1)
+        with full_precision(levels.device):
+            small = F.interpolate(levels, (self.size, self.size), mode="bilinear")
+            maps = spectral_residual(round_levels(small))
+            maps = F.interpolate(maps, levels.shape[2:], mode="bilinear")
+        return torch.where(is_flat(levels), 0.0, maps).squeeze(1)
 
     def __repr__(self) -> str:
         return f"SpectralResidual(size={self.size})"
 
 
-def spectral_residual(grey: Tensor) -> Tensor:
-    """Compute the spectral residual maps of `grey (B,1,h,w)`: the same shape, in [0, 1]."""
-    spectrum = torch.fft.fft2(grey)
+def spectral_residual(levels: Tensor) -> Tensor:
+    """Compute the spectral residual maps of grey `levels (B,1,h,w)`: the same shape, in [0, 1]."""
+    spectrum = torch.fft.fft2(levels)
     log_amplitude = torch.log(spectrum.abs() + AMPLITUDE_FLOOR)
     # exp(log amplitude - mean) with the old phase is the spectrum itself times exp(-mean). So the
     # floor is in the mean alone, and a frequency that is absent stays absent.
