@@ -1,0 +1,1 @@
+"""What the package is measured by; see README.md in this folder."""
