@@ -9,7 +9,7 @@ DEMO := $(BIN)/python -m examples.isic2018
 # OpenMP threads that spin while they wait can slow training on a few cores down by 5 to 15 times.
 export GOMP_SPINCOUNT := 5000
 
-.PHONY: help demo test test-slow lint wheel clean
+.PHONY: help demo lesion-focus test test-slow lint wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## show this help
@@ -28,6 +28,13 @@ demo: $(INSTALLED)  ## draw synthetic lesions, train without and with mixing, co
 	$(DEMO).train --data demo/data --hold-out test --out demo/sampler --sampler pair --mix none
 	$(DEMO).train --data demo/data --hold-out test --out demo/spmix --sampler pair --mix spmix
 	$(DEMO).report demo/baseline demo/sampler demo/spmix --out demo/report
+
+lesion-focus: $(INSTALLED)  ## measure how well saliency finds lesions; give DATA=folder
+	@test -n "$(DATA)" || { echo "name the images: make lesion-focus DATA=folder"; exit 1; }
+	for epochs in 1 2 4; do $(DEMO).train --data $(DATA) --hold-out 0 --epochs $$epochs \
+		--image-size 112 --mix none --out runs/lesion_focus/epochs_$$epochs || exit 1; done
+	$(BIN)/python -m benchmarks.lesion_focus --data $(DATA) --out benchmarks/results/lesion_focus_fold0 \
+		--runs runs/lesion_focus/epochs_1 runs/lesion_focus/epochs_2 runs/lesion_focus/epochs_4
 
 test: $(INSTALLED)  ## run the tests, without the slow ones
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from spmix_aug.saliency import (
     InputGradient,
     SaliencyProvider,
     SpectralResidual,
+    border,
 )
 
 SIDE = 112  # pixels along the shorter side of whole images, and of both sides of crops
@@ -77,7 +79,7 @@ def read_images(root: Path, folds: Sequence[int]) -> tuple[list[Record], Tensor,
         raise ValueError(f"no training images in folds {list(folds)}; see the split file")
     images, masks = [], []
     for (image, _), record in zip(
-        tqdm(LesionImages(chosen), desc="images", unit="", disable=None), chosen, strict=True
+        tqdm(LesionImages(chosen), desc="images", unit=""), chosen, strict=True
     ):
         images.append(image)
         with Image.open(root / "lesion_masks" / f"{record.image}.png") as mask:
@@ -141,8 +143,11 @@ def enlarged(provider: SaliencyProvider, factor: int) -> Maps:
     """Look at images enlarged: fine-grained saliency has surrounds of fixed sizes in pixels."""
 
     def maps(images: Tensor, labels: Tensor) -> Tensor:
-        large = F.interpolate(images, scale_factor=factor, mode="bilinear")
-        return F.avg_pool2d(provider(large).unsqueeze(1), factor).squeeze(1)
+        found = []
+        for few in images.split(4):  # larger pieces of memory would be new ones each time
+            large = F.interpolate(few, scale_factor=factor, mode="bilinear")
+            found.append(F.avg_pool2d(provider(large).unsqueeze(1), factor).squeeze(1))
+        return torch.cat(found)
 
     return maps
 
@@ -185,6 +190,50 @@ def every_saliency(runs: Sequence[Path]) -> dict[str, Maps]:
     found["centre Gaussian"] = centre_gaussian
     found["random"] = lambda images, labels: torch.rand(len(images), *images.shape[2:])
     return found
+
+
+def border_variants() -> dict[str, Maps]:
+    """Name what was tried for a border contrast that holds on crops."""
+    found = {f"border contrast, {rounds} rounds": with_rounds(rounds) for rounds in (0, 1, 2, 4, 8)}
+    for width in (0.02, 0.04, 0.08, 0.12):
+        found[f"border contrast, border {width}"] = model_free(BorderContrast(width))
+    for sigma in (0.25, 0.3, 0.35, 0.5):
+        prior = BorderContrast(center_prior=sigma)
+        found[f"border contrast, centre prior {sigma}"] = model_free(prior)
+    found["border contrast"] = model_free(BorderContrast())
+    found["mean distance from the four sides"] = distance_from_sides
+    found["darkness"] = lambda images, labels: 1 - images.mean(dim=1)
+    found["centre Gaussian"] = centre_gaussian
+    return found
+
+
+def with_rounds(rounds: int) -> Maps:
+    """Weigh the border's pixels anew another number of times."""
+
+    def maps(images: Tensor, labels: Tensor) -> Tensor:
+        with mock.patch.object(border, "ROUNDS", rounds):
+            return BorderContrast()(images)
+
+    return maps
+
+
+def distance_from_sides(images: Tensor, labels: Tensor) -> Tensor:
+    """Take each side's colours for a background of its own, and the mean of the distances."""
+    colours = border.lab(images)
+    width = round(0.08 * min(images.shape[2:]))
+    sides = (
+        colours[:, :, :width],
+        colours[:, :, -width:],
+        colours[:, :, :, :width],
+        colours[:, :, :, -width:],
+    )
+    total = torch.zeros(len(images), 1, colours[0, 0].numel())
+    for side in sides:
+        pixels = side.flatten(2)
+        uniform = torch.full_like(pixels[:, :1], 1 / pixels.shape[2])
+        statistics = border.mean_and_spread(pixels, uniform)
+        total += border.squared_distance(colours.flatten(2), *statistics).sqrt()
+    return total.reshape(len(images), *images.shape[2:])
 
 
 # ------------------------------------------------------------------------------------- figures
@@ -306,7 +355,7 @@ def measure_view(
         "true masks": (None, None),
     }
     kept: dict[str, dict[int, Tensor]] = {}
-    for name in tqdm([*saliency, *yardsticks], desc="saliency", disable=None):
+    for name in tqdm([*saliency, *yardsticks], desc="saliency", unit=""):
         if name in saliency:
             kept[name] = scores_of(saliency[name], view, labels)
         elif name == "true masks":
@@ -450,6 +499,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=[],
         help="finished trainings of examples.isic2018.train that held these folds out",
     )
+    parser.add_argument(
+        "--border-variants", action="store_true", help="measure those that were tried, instead"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of crops, pairs and random maps")
     options = parser.parse_args(arguments)
     try:
@@ -462,7 +514,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     labels = [record.label for record in records]
     pairs = draw_pairs(labels, options.seed)
-    saliency = every_saliency(options.runs)
+    saliency = border_variants() if options.border_variants else every_saliency(options.runs)
     rows = []
     for name, view in (
         ("whole", whole_view(images, masks)),
@@ -479,6 +531,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "images": len(labels),
         "pairs": len(pairs.own),
         "matched_ratio": MATCHED_RATIO,
+        "border_variants": options.border_variants,
         "runs": [run.name for run in options.runs],
         "rows": rows,
     }

@@ -41,7 +41,7 @@ def test_the_code_runs(text):
     }
     before = model[3].weight.clone()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert not torch.equal(model[3].weight, before)
