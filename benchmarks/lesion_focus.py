@@ -343,6 +343,19 @@ def measure_mixes(scores: Tensor, regions: Regions, pairs: Pairs) -> dict[str, A
     return measured
 
 
+def measure_auc(scores: Tensor, masks: Tensor, patches_a_side: int) -> dict[str, float]:
+    """Measure how well `scores (N,gh,gw)` tell the pixels of lesions from those of skin."""
+    lesion, skin = (count_pixels(m, SIDE // patches_a_side).flatten(1) for m in (masks, ~masks))
+    auc = weighted_auc(scores.flatten(1), lesion, skin)
+    auc = auc[auc.isfinite()]
+    return {
+        "auc": float(auc.mean()),
+        "auc_p10": float(auc.quantile(0.1)),
+        "auc_se": _standard_error(auc),
+        "auc_images": len(auc),
+    }
+
+
 def measure_view(
     view: View, labels: Tensor, pairs: Pairs, saliency: Mapping[str, Maps], seed: int
 ) -> Iterator[dict[str, Any]]:
@@ -364,19 +377,8 @@ def measure_view(
             source, order = yardsticks[name]
             kept[name] = {a: scores[order] for a, scores in kept[source].items()}
         for a, scores in kept[name].items():
-            lesion = count_pixels(view.masks, SIDE // a).flatten(1)
-            skin = count_pixels(~view.masks, SIDE // a).flatten(1)
-            auc = weighted_auc(scores.flatten(1), lesion, skin)
-            auc = auc[auc.isfinite()]
-            yield {
-                "saliency": name,
-                "patches_a_side": a,
-                "auc": float(auc.mean()),
-                "auc_p10": float(auc.quantile(0.1)),
-                "auc_se": _standard_error(auc),
-                "auc_images": len(auc),
-                "mixes": measure_mixes(scores, regions[a], pairs),
-            }
+            found = {"saliency": name, "patches_a_side": a, **measure_auc(scores, view.masks, a)}
+            yield {**found, "mixes": measure_mixes(scores, regions[a], pairs)}
     for a in PATCHES_A_SIDE:
         ratios = torch.full_like(regions[a].all, MATCHED_RATIO)
         yield {"saliency": "uniform ratio", "patches_a_side": a, "auc": 0.5, "auc_p10": 0.5} | {
@@ -484,6 +486,22 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
+def compare_border_variants(views: Mapping[str, View], labels: Tensor) -> str:
+    """Write the AUC of what was tried for border contrast as Markdown, 14 patches a side."""
+    lines = [
+        "| saliency | whole: AUC | 10th percentile | crops: AUC | 10th percentile |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    first = PATCHES_A_SIDE[0]
+    for name, maps in tqdm(border_variants().items(), desc="variants", unit=""):
+        cells = []
+        for view in views.values():
+            found = measure_auc(scores_of(maps, view, labels)[first], view.masks, first)
+            cells.append(f"{found['auc']:.3f} ± {found['auc_se']:.3f} | {found['auc_p10']:.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure as the command line says, and write JSON, tables and figure."""
     parser = argparse.ArgumentParser(
@@ -500,7 +518,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="finished trainings of examples.isic2018.train that held these folds out",
     )
     parser.add_argument(
-        "--border-variants", action="store_true", help="measure those that were tried, instead"
+        "--border-variants", action="store_true", help="compare what was tried for it instead"
     )
     parser.add_argument("--seed", type=int, default=0, help="of crops, pairs and random maps")
     options = parser.parse_args(arguments)
@@ -513,13 +531,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     labels = [record.label for record in records]
+    views = {
+        "whole": whole_view(images, masks),
+        "crop": crop_view(images, masks, options.seed),
+    }
+    if options.border_variants:
+        title = f"# Border contrast, what was tried: folds {options.folds}, commit {commit()}\n\n"
+        text = title + compare_border_variants(views, torch.tensor(labels))
+        write_text(options.out.with_suffix(".md"), text)
+        print(text)
+        return
     pairs = draw_pairs(labels, options.seed)
-    saliency = border_variants() if options.border_variants else every_saliency(options.runs)
+    saliency = every_saliency(options.runs)
     rows = []
-    for name, view in (
-        ("whole", whole_view(images, masks)),
-        ("crop", crop_view(images, masks, options.seed)),
-    ):
+    for name, view in views.items():
         found = measure_view(view, torch.tensor(labels), pairs, saliency, options.seed)
         rows += [{"view": name, **row} for row in found]
     result = {
@@ -531,7 +556,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "images": len(labels),
         "pairs": len(pairs.own),
         "matched_ratio": MATCHED_RATIO,
-        "border_variants": options.border_variants,
         "runs": [run.name for run in options.runs],
         "rows": rows,
     }
