@@ -284,18 +284,18 @@ class Regions:
 
     def mean_ratio(self, ratios: Tensor) -> float:
         """Average the `ratios (M,gh,gw)` of the pairs over all their pixels."""
-        return float(_mean_in(ratios, self.all).mean())
+        return _mean(_mean_in(ratios, self.all))
 
     def measure(self, ratios: Tensor) -> dict[str, float]:
         """Average the `ratios (M,gh,gw)` of the pairs over their regions."""
         preservation = _mean_in(ratios, self.keep)
         return {
             "mean_ratio": self.mean_ratio(ratios),
-            "preservation": float(preservation.mean()),
-            "preservation_p10": float(preservation.quantile(0.1)),
+            "preservation": _mean(preservation),
+            "preservation_p10": round(float(preservation.quantile(0.1)), 5),
             "preservation_se": _standard_error(preservation),
-            "interference": float(_mean_in(1 - ratios, self.hold).mean()),
-            "exchange": float(_mean_in(1 - ratios, self.exchange).mean()),
+            "interference": _mean(_mean_in(1 - ratios, self.hold)),
+            "exchange": _mean(_mean_in(1 - ratios, self.exchange)),
         }
 
 
@@ -305,8 +305,12 @@ def _mean_in(values: Tensor, pixels: Tensor) -> Tensor:
     return ((values * pixels).sum(dim=(1, 2)) / total)[total > 0]
 
 
+def _mean(values: Tensor) -> float:
+    return round(float(values.mean()), 5)
+
+
 def _standard_error(values: Tensor) -> float:
-    return float(values.std() / len(values) ** 0.5)
+    return round(float(values.std()) / len(values) ** 0.5, 5)
 
 
 def ratios_of(normalized: Tensor, pairs: Pairs, floor: float) -> Tensor:
@@ -338,7 +342,7 @@ def measure_mixes(scores: Tensor, regions: Regions, pairs: Pairs) -> dict[str, A
         measured[name] = {
             "papers_floor": at(PAPERS_FLOOR),
             "matched": at(matching_floor(normalized, regions, pairs)),
-            "curve": [at(step / 10) for step in range(9)],
+            "curve": [at(step / 5) for step in range(5)],
         }
     return measured
 
@@ -349,8 +353,8 @@ def measure_auc(scores: Tensor, masks: Tensor, patches_a_side: int) -> dict[str,
     auc = weighted_auc(scores.flatten(1), lesion, skin)
     auc = auc[auc.isfinite()]
     return {
-        "auc": float(auc.mean()),
-        "auc_p10": float(auc.quantile(0.1)),
+        "auc": _mean(auc),
+        "auc_p10": round(float(auc.quantile(0.1)), 5),
         "auc_se": _standard_error(auc),
         "auc_images": len(auc),
     }

@@ -46,10 +46,10 @@ def test_regions_agree_with_counting_pixels():
         held.append(float(1 - pixels[row][masks[j] & ~masks[i]].mean()))
         exchanged.append(float(1 - pixels[row][~masks[j] & ~masks[i]].mean()))
     assert len(kept) == 2
-    assert found["preservation"] == pytest.approx(sum(kept) / 2, abs=1e-6)
-    assert found["interference"] == pytest.approx(sum(held) / 3, abs=1e-6)
-    assert found["exchange"] == pytest.approx(sum(exchanged) / 3, abs=1e-6)
-    assert found["mean_ratio"] == pytest.approx(float(pixels.mean()), abs=1e-6)
+    assert found["preservation"] == pytest.approx(sum(kept) / 2, abs=1e-5)
+    assert found["interference"] == pytest.approx(sum(held) / 3, abs=1e-5)
+    assert found["exchange"] == pytest.approx(sum(exchanged) / 3, abs=1e-5)
+    assert found["mean_ratio"] == pytest.approx(float(pixels.mean()), abs=1e-5)
 
 
 def test_the_floor_makes_the_mean_ratio_match():
