@@ -28,7 +28,7 @@ from tqdm import tqdm
 from examples.isic2018.data import CLASSES, LesionImages, Record, folds_of, read_records
 from examples.isic2018.files import write_json, write_text
 from examples.isic2018.pictures import save
-from examples.isic2018.train import MEAN, STD, load_model
+from examples.isic2018.train import MEAN, STD, load_model, split
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
 from spmix_aug.patches import NORMALIZATIONS, lift_scores, mix_ratios, patch_scores
 from spmix_aug.saliency import (
@@ -293,7 +293,6 @@ class Regions:
             "mean_ratio": self.mean_ratio(ratios),
             "preservation": _mean(preservation),
             "preservation_p10": round(float(preservation.quantile(0.1)), 5),
-            "preservation_se": _standard_error(preservation),
             "interference": _mean(_mean_in(1 - ratios, self.hold)),
             "exchange": _mean(_mean_in(1 - ratios, self.exchange)),
         }
@@ -366,7 +365,8 @@ def measure_view(
     """Measure every saliency, and the yardsticks, on one view of the images."""
     regions = {a: Regions(view.masks, pairs, SIDE // a) for a in PATCHES_A_SIDE}
     torch.manual_seed(seed)
-    others = torch.arange(len(labels)).roll(1)[torch.randperm(len(labels))]
+    order = torch.randperm(len(labels))
+    others = torch.empty_like(order).scatter_(0, order, order.roll(1))
     yardsticks = {
         "border contrast of another image": ("border contrast", others),
         "true masks": (None, None),
@@ -527,11 +527,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of crops, pairs and random maps")
     options = parser.parse_args(arguments)
     try:
-        for run in options.runs:
-            held = load_model(run)[0].hold_out
-            if options.folds != [int(held)]:
-                raise ValueError(f"{run} was trained on some of the folds: it held out {held}")
+        measured = commit()  # before the time in which there may be another
         records, images, masks = read_images(options.data, options.folds)
+        for run in options.runs:
+            held = {record.image for record in split(load_model(run)[0])[1]}
+            if not {record.image for record in records} <= held:
+                raise ValueError(f"{run} was trained on some of these images; hold the fold out")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     labels = [record.label for record in records]
@@ -540,7 +541,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "crop": crop_view(images, masks, options.seed),
     }
     if options.border_variants:
-        title = f"# Border contrast, what was tried: folds {options.folds}, commit {commit()}\n\n"
+        title = f"# Border contrast, what was tried: folds {options.folds}, commit {measured}\n\n"
         text = title + compare_border_variants(views, torch.tensor(labels))
         write_text(options.out.with_suffix(".md"), text)
         print(text)
@@ -553,7 +554,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += [{"view": name, **row} for row in found]
     result = {
         "benchmark": "lesion_focus",
-        "commit": commit(),
+        "commit": measured,
         "torch": torch.__version__,
         "folds": options.folds,
         "seed": options.seed,

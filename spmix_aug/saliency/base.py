@@ -12,6 +12,8 @@ from torch import Tensor, nn
 # Relative to the image's magnitude: above the rounding of a normalisation and a blur in float32,
 # far below one grey level of 255.
 FLAT_TOLERANCE = 1e-4
+# Darker images than this are taken for as bright, as they may be rounding noise around 0.
+LEAST_MAGNITUDE = 0.05
 
 
 class SaliencyProvider(Protocol):
@@ -61,7 +63,8 @@ def grey_levels(images: Tensor) -> Tensor:
     """Turn `images (B,C,H,W)` into whole grey levels, 0 to 255 for images in [0, 1].
 
     Luma for three channels, else the mean of the channels. Methods that were made for 8-bit images
-    see their rounding, too: on smooth skin it is a good part of what they find.
+    see their rounding, too: on smooth skin it is a good part of what they find. In return they are
+    blind to contrast below one level of 255.
 
     Returns:
         `(B,1,H,W)` float32, always finite.
@@ -74,10 +77,10 @@ def grey_levels(images: Tensor) -> Tensor:
 def round_levels(levels: Tensor) -> Tensor:
     """Round grey levels to whole ones, halves up.
 
-    Grey from 8-bit colours lies on multiples of 1/1000 of a level. The shift by half of that keeps
-    the noise of a normalisation from deciding halves.
+    The shift lies a little above a half, and on no short fraction: grey from 8-bit colours, also
+    halved ones, is on such fractions, and there the noise of a normalisation would decide.
     """
-    return (levels + 0.5005).floor()
+    return (levels + 0.50037).floor()
 
 
 def blur(images: Tensor, weights: Sequence[float], border: str) -> Tensor:
@@ -101,7 +104,8 @@ def gaussian_weights(size: int, sigma: float) -> tuple[float, ...]:
 def is_flat(images: Tensor) -> Tensor:
     """Tell which of the `images (B,C,H,W)` have no contrast in any channel: `(B,1,1,1)` bool."""
     low, high = (extreme(dim=(2, 3), keepdim=True) for extreme in (images.amin, images.amax))
-    flat = high - low <= FLAT_TOLERANCE * torch.maximum(high.abs(), low.abs())
+    magnitude = torch.maximum(high.abs(), low.abs()).clamp(min=LEAST_MAGNITUDE)
+    flat = high - low <= FLAT_TOLERANCE * magnitude
     return flat.all(dim=1, keepdim=True)
 
 

@@ -35,13 +35,14 @@ class BorderContrast:
     The saliency is the Mahalanobis distance from the border's colours: in CIE Lab for three
     channels, else in the channels as they are. A crop may cut through the object, therefore the
     mean and covariance are taken again, three times, with each border pixel weighing as much as
-    it is likely under the last ones.
+    it is likely under the last ones. A black frame or a round field of view fills the border and
+    turns the order around: cut it off first, or give a `center_prior`.
 
     Args:
         border: width of the border as a share of the shorter side, in [0, 0.5]; at least a pixel.
         center_prior: standard deviation, as a share of each side, of a Gaussian at the centre
             that multiplies the maps (0.3 does for centred objects). None when the objects may be
-            anywhere, as in random crops.
+            anywhere.
     """
 
     needs_model = False
@@ -114,9 +115,15 @@ def distance_from_border(colours: Tensor, width: int) -> Tensor:
 
 def border_pixels(colours: Tensor, width: int) -> Tensor:
     """Collect the `width` outermost rows and columns of `colours (B,C,h,w)`: `(B,C,n)`."""
-    rows = [colours[:, :, :width], colours[:, :, -width:]]
-    between = colours[:, :, width:-width]
-    sides = [*rows, between[:, :, :, :width], between[:, :, :, -width:]]
+    height, length = colours.shape[2:]
+    bottom, right = max(width, height - width), max(width, length - width)
+    between = colours[:, :, width:bottom]
+    sides = [
+        colours[:, :, :width],
+        colours[:, :, bottom:],
+        between[:, :, :, :width],
+        between[:, :, :, right:],
+    ]
     return torch.cat([side.flatten(2) for side in sides], dim=2)
 
 
@@ -129,9 +136,11 @@ def mean_and_spread(pixels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean = (weights * pixels).sum(dim=2, keepdim=True)  # (B,C,1)
     centred = pixels - mean
-    # No matrix product, which may be rounded to TF32 where the user allows it.
-    products = centred.unsqueeze(1) * (weights * centred).unsqueeze(2)
-    covariance = products.sum(dim=3)  # (B,C,C)
+    # No matrix product: rounded to TF32, it might not be positive definite. One row at a time, as
+    # all products at once would take C times the memory.
+    weighted = weights * centred
+    rows = [(weighted * centred[:, c : c + 1]).sum(dim=2) for c in range(centred.shape[1])]
+    covariance = torch.stack(rows, dim=1)  # (B,C,C)
     variance = covariance.diagonal(dim1=1, dim2=2)
     least = ROUNDING_VARIANCE + LEAST_VARIANCE * variance.mean(dim=1, keepdim=True)
     covariance = covariance + torch.diag_embed(least.expand_as(variance))
@@ -148,9 +157,8 @@ def squared_distance(pixels: Tensor, mean: Tensor, root: Tensor) -> Tensor:
 def centred_gaussian(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian `(h,w)` at the centre of `maps (B,1,h,w)`; `sigma` is a share of each side."""
     rows, columns = (
-        torch.exp(
-            -0.5 * (((torch.arange(side, device=maps.device) + 0.5) / side - 0.5) / sigma) ** 2
-        )
+        torch.exp(-0.5 * (((pixel + 0.5) / side - 0.5) / sigma) ** 2)
         for side in maps.shape[2:]
+        for pixel in [torch.arange(side, device=maps.device, dtype=maps.dtype)]
     )
     return rows.unsqueeze(1) * columns
