@@ -69,14 +69,9 @@ def fine_grained(levels: Tensor, half_widths: list[int]) -> Tensor:
     on, off = torch.zeros_like(levels), torch.zeros_like(levels)
     for half_width in half_widths:
         contrast = levels - _surround_mean(levels, integral, half_width)
-        on += _whole(contrast.clamp(min=0))
-        off += _whole((-contrast).clamp(min=0))
+        on += contrast.clamp(min=0).floor()
+        off += (-contrast).clamp(min=0).floor()
     return scale_to_one(scale_to_one(on) + scale_to_one(off))
-
-
-def _whole(contrast: Tensor) -> Tensor:
-    """Cut `contrast` to whole grey levels, a level as well that float32 puts just below itself."""
-    return (contrast + 1e-4).floor()
 
 
 def _surround_mean(levels: Tensor, integral: Tensor, half_width: int) -> Tensor:
