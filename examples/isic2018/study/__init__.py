@@ -1,0 +1,1 @@
+"""What mixing does for the tail on real lesions: the study."""

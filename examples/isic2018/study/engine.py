@@ -1,0 +1,397 @@
+"""Train one method on all folds but one, fast enough for a study on a CPU.
+
+All images lie in memory, geometry and colour are batched tensor operations, and every method gets
+the same steps, schedule and geometry.
+"""
+
+import base64
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
+from spmix_aug.saliency import PROVIDERS, BorderContrast
+
+from ..data import CLASSES, LesionImages, folds_of, read_records
+from ..train import MEAN, STD
+from .baselines import (
+    CosineClassifier,
+    LDAMLoss,
+    balanced_mixup,
+    cmo,
+    drw_weights,
+    logit_adjusted_cross_entropy,
+    remix,
+)
+from .models import build_model, replace_classifier
+
+K = len(CLASSES)
+SIDE = 64
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Method:
+    """All that tells one method of the study from another."""
+
+    tail_fraction: float = 0.5
+    gamma: float = 1.0
+    loss: str = "cross_entropy"  # or logit_adjusted, ldam_drw
+    tau: float = 1.0
+    mixer: str = "none"  # mixup, cutmix, remix, balanced_mixup, cmo, spmix
+    beta: float = 1.0  # parameter of the Beta distribution of the mixer's weight
+    saliency: str = "border_contrast"  # a provider, or uniform, random, masks
+    center_prior: float | None = None
+    saliency_first: bool = False  # maps of whole images, cropped along with them
+    patch_size: int = 4
+    alpha: float = 0.8
+    floor: float = 0.5
+    normalize: str = "min_max"
+    p: float = 0.5
+    mixed_classes: str = "all"  # or tail: only classes with fewer images than the largest
+    pairing: str = "relative"
+    target: str = "own"
+    mixed_epochs: float = 1.0  # share of the epochs, from the first, in which anything is mixed
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a method, a model, the fold that is held out, and a seed."""
+
+    name: str
+    method: Method = field(compare=False)
+    fold: str = "0"
+    seed: int = 0
+    model: str = "lite0"
+    epochs: int = 6
+
+    @property
+    def path(self) -> str:
+        """Where its result lies, relative to the folder of the study."""
+        return f"{self.model}_{self.epochs}/{self.name}/fold{self.fold}_seed{self.seed}.json"
+
+
+@dataclass(frozen=True)
+class Images:
+    """The data set in memory: `(N,3,H,W)` uint8, masks `(N,1,H,W)` uint8 of 0 and 1."""
+
+    pixels: Tensor
+    masks: Tensor
+    labels: Tensor
+    lesions: list[str]
+    names: list[str]
+    folds: list[int | None]
+
+    def part(self, fold: str, *, held: bool) -> Tensor:
+        """Index the images that are held out with `fold`, or those that are trained on."""
+        chosen = [
+            (place is None if fold == "test" else place == int(fold))
+            if held
+            else (place is not None and (fold == "test" or place != int(fold)))
+            for place in self.folds
+        ]
+        return torch.tensor(chosen).nonzero().flatten()
+
+
+def load_images(root: Path) -> Images:
+    """Read a folder in the challenge's layout, with lesion masks."""
+    records = read_records(root)
+    folds = folds_of(root, records, split_file=None, seed=0)
+    pixels, masks = [], []
+    for (image, _), record in zip(
+        tqdm(LesionImages(records), desc="images", disable=None), records, strict=True
+    ):
+        pixels.append(image)
+        with Image.open(root / "lesion_masks" / f"{record.image}.png") as mask:
+            masks.append(torch.from_numpy(np.array(mask.convert("L")) > 127).byte()[None])
+    return Images(
+        torch.stack(pixels),
+        torch.stack(masks),
+        torch.tensor([record.label for record in records]),
+        [record.lesion for record in records],
+        [record.image for record in records],
+        folds,
+    )
+
+
+def random_boxes(number: int, size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
+    """Draw crops as torchvision's RandomResizedCrop: `(N,4)` of left, top, right, bottom."""
+    boxes = [
+        v2.RandomResizedCrop(1, scale=scale).make_params([torch.empty(1, *size)])
+        for _ in range(number)
+    ]
+    corners = [
+        (box["left"], box["top"], box["left"] + box["width"], box["top"] + box["height"])
+        for box in boxes
+    ]
+    return torch.tensor(corners, dtype=torch.float32)
+
+
+def crop(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
+    """Resample the boxes of `images (B,C,H,W)` to `(B,C,SIDE,SIDE)`, and flip some."""
+    index = torch.arange(len(images), dtype=boxes.dtype).unsqueeze(1)
+    found = roi_align(images, torch.cat([index, boxes], 1), SIDE, sampling_ratio=2, aligned=True)
+    for axis, chosen in zip((2, 3), flips.unbind(1), strict=True):
+        found = torch.where(chosen.view(-1, 1, 1, 1), found.flip(axis), found)
+    return found
+
+
+def shift_colours(images: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of `images (B,3,H,W)` by `factors (B,3)`."""
+    brightness, contrast, saturation = factors.unbind(1)
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+
+    def blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+        return torch.lerp(other, images, factor.view(-1, 1, 1, 1)).clamp(0, 1)
+
+    images = blend(images, torch.zeros(()), brightness)
+    grey = (images * luma).sum(dim=(1, 2, 3), keepdim=True) / (SIDE * SIDE)
+    images = blend(images, grey, contrast)
+    return blend(images, (images * luma).sum(dim=1, keepdim=True), saturation)
+
+
+def centre_view(images: Tensor) -> Tensor:
+    """Bring whole uint8 images to the held-out view, 224 of 256 parts as in the papers."""
+    resize = v2.Compose([v2.Resize(round(SIDE * 256 / 224)), v2.CenterCrop(SIDE)])
+    return torch.cat([resize(part) for part in images.split(256)])
+
+
+def normalized(images: Tensor) -> Tensor:
+    """Normalise images in [0, 1] for the model."""
+    return v2.functional.normalize(images, MEAN, STD).contiguous(memory_format=torch.channels_last)
+
+
+class Trainer:
+    """One run of the study."""
+
+    def __init__(self, run: Run, images: Images) -> None:
+        self.run, self.method, self.images = run, run.method, images
+        self.train, self.held = images.part(run.fold, held=False), images.part(run.fold, held=True)
+        self.labels = images.labels[self.train]
+        self.counts = class_counts(self.labels, K)
+        self.steps = math.ceil(len(self.train) / BATCH)
+        torch.manual_seed(run.seed)
+        self.generator = torch.Generator().manual_seed(1_000_003 * run.seed + 1)
+        self.model = build_model(run.model, K)
+        if self.method.loss == "ldam_drw":
+            replace_classifier(self.model, CosineClassifier)
+        self.model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3, weight_decay=0.05)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, 1e-3, total_steps=run.epochs * self.steps
+        )
+        self.mixer = self._make_mixer()
+        self.maps = self._whole_maps() if self.method.saliency_first else None
+        self.ldam = LDAMLoss(self.counts) if self.method.loss == "ldam_drw" else None
+
+    def result(self) -> dict[str, Any]:
+        """Train, predict, and return what the study keeps."""
+        started = time.perf_counter()
+        losses = [self._train_epoch(epoch) for epoch in range(self.run.epochs)]
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"the loss of {self.run.path} is {losses[-1]}")
+        probabilities = self._predict(self.images.pixels[self.held])
+        return {
+            "name": self.run.name,
+            "method": asdict(self.method),
+            "fold": self.run.fold,
+            "seed": self.run.seed,
+            "model": self.run.model,
+            "epochs": self.run.epochs,
+            "seconds": round(time.perf_counter() - started, 1),
+            "losses": losses,
+            "images": len(self.held),
+            "probabilities": encode(probabilities),
+        }
+
+    # ------------------------------------------------------------------------------ batches
+
+    def _batches(self, epoch: int) -> Iterator[Tensor]:
+        """Draw the batches of an epoch, indices into the training images."""
+        sampler = TailHeadPairSampler(
+            self.labels,
+            BATCH,
+            tail_fraction=self.method.tail_fraction,
+            gamma=self.method.gamma,
+            seed=self.run.seed,
+        )
+        drawn = 0
+        while drawn < self.steps:
+            sampler.set_epoch(1000 * epoch + drawn)
+            for batch in sampler:
+                if drawn < self.steps:
+                    yield torch.tensor(batch)
+                drawn += 1
+
+    def _views(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Cut, flip and colour the images of a batch: in [0, 1], and their maps where needed."""
+        chosen = self.train[batch]
+        size = (self.images.pixels.shape[2], self.images.pixels.shape[3])
+        boxes = random_boxes(len(batch), size, (0.5, 1.0))
+        flips = torch.rand(len(batch), 2) < 0.5
+        factors = 0.8 + 0.4 * torch.rand(len(batch), 3)
+        views = crop(self.images.pixels[chosen].float() / 255, boxes, flips)
+        maps = None
+        if self.method.saliency == "masks":
+            maps = crop(self.images.masks[chosen].float(), boxes, flips).squeeze(1)
+        elif self.maps is not None:
+            maps = crop(self.maps[batch], boxes, flips).squeeze(1)
+        return shift_colours(views, factors), maps
+
+    def _whole_maps(self) -> Tensor:
+        """Compute the maps of all whole training images, `(N,1,H,W)`."""
+        provider = self._provider()
+        parts = self.images.pixels[self.train].split(256)
+        return torch.cat([provider(part) for part in parts]).unsqueeze(1)
+
+    def _provider(self) -> Any:
+        if self.method.saliency == "border_contrast":
+            return BorderContrast(center_prior=self.method.center_prior)
+        return PROVIDERS[self.method.saliency]()
+
+    def _balanced_views(self) -> tuple[Tensor, Tensor]:
+        """Draw a second batch, class-balanced, for the mixers that need one."""
+        weights = (1 / self.counts.double())[self.labels]
+        batch = torch.multinomial(weights, BATCH, replacement=True, generator=self.generator)
+        return self._views(batch)[0], self.labels[batch]
+
+    # ------------------------------------------------------------------------------- mixing
+
+    def _make_mixer(self) -> Any:
+        method = self.method
+        if method.mixer == "mixup":
+            return v2.MixUp(alpha=method.beta, num_classes=K)
+        if method.mixer == "cutmix":
+            return v2.CutMix(alpha=method.beta, num_classes=K)
+        if method.mixer != "spmix":
+            return None
+        constant = {"uniform": torch.ones, "random": torch.rand}
+        draw = constant.get(method.saliency)
+        given = method.saliency == "masks" or method.saliency_first
+        return SaliencyPatchMix(
+            class_counts=self.counts,
+            saliency=(
+                (lambda images, labels, model: draw(len(images), *images.shape[2:]))
+                if draw
+                else ("spectral_residual" if given else self._provider())
+            ),
+            patch_size=method.patch_size,
+            alpha=method.alpha,
+            floor=method.floor,
+            normalize=method.normalize,
+            p=method.p,
+            pairing=self._tail_only if method.mixed_classes == "tail" else method.pairing,
+            target=method.target,
+            mean=MEAN,
+            std=STD,
+            generator=self.generator,
+        )
+
+    def _tail_only(self, labels: Tensor, counts: Tensor, generator: Any) -> Tensor:
+        """Mix with a strictly more frequent class only, so that the most frequent never is."""
+        frequency = counts[labels]
+        partner = torch.arange(len(labels))
+        for i in range(len(labels)):
+            eligible = (frequency > frequency[i]).nonzero().flatten()
+            if len(eligible):
+                pick = torch.randint(len(eligible), (), generator=generator)
+                partner[i] = eligible[pick]
+        return partner
+
+    def _mix(self, batch: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Make the images and targets of a step: labels `(B,)`, or rows `(B,K)`."""
+        views, maps = self._views(batch)
+        images, labels = normalized(views), self.labels[batch]
+        method = self.method
+        if method.mixer == "none" or epoch >= method.mixed_epochs * self.run.epochs:
+            return images, labels
+        if method.mixer == "spmix":
+            return self.mixer(images, labels, self.model, saliency=maps)
+        if method.mixer in ("mixup", "cutmix"):
+            return self.mixer(images, labels)
+        if method.mixer == "remix":
+            return remix(images, labels, self.counts, alpha=method.beta, generator=self.generator)
+        other, classes = self._balanced_views()
+        other = normalized(other)
+        if method.mixer == "cmo":
+            return cmo(
+                images, labels, other, classes, K, alpha=method.beta, generator=self.generator
+            )
+        return balanced_mixup(
+            images,
+            F.one_hot(labels, K).float(),
+            other,
+            F.one_hot(classes, K).float(),
+            alpha=method.beta,
+            generator=self.generator,
+        )
+
+    # ----------------------------------------------------------------------------- training
+
+    def _loss(self, logits: Tensor, targets: Tensor, epoch: int) -> Tensor:
+        if self.method.loss == "logit_adjusted":
+            natural, fraction = self.counts / self.counts.sum(), self.method.tail_fraction
+            balanced = self.counts ** (1 - self.method.gamma)
+            prior = (1 - fraction) * natural + fraction * balanced / balanced.sum()
+            return logit_adjusted_cross_entropy(logits, targets, prior, self.method.tau)
+        if self.ldam is not None:
+            deferred = epoch >= 0.8 * self.run.epochs
+            return self.ldam(logits, targets, drw_weights(self.counts) if deferred else None)
+        return F.cross_entropy(logits, targets)
+
+    def _train_epoch(self, epoch: int) -> float:
+        """Train one epoch and return its mean loss."""
+        torch.manual_seed(1_000_003 * self.run.seed + epoch)
+        self.model.train()
+        total = 0.0
+        progress = tqdm(
+            self._batches(epoch),
+            desc=f"{self.run.path} {epoch + 1}/{self.run.epochs}",
+            total=self.steps,
+            disable=None,
+            leave=False,
+        )
+        for batch in progress:
+            images, targets = self._mix(batch, epoch)
+            loss = self._loss(self.model(images), targets, epoch)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            total += loss.item()
+        return total / self.steps
+
+    def _predict(self, images: Tensor) -> Tensor:
+        scale = 1.0 if self.ldam is None else self.ldam.scale
+        return predict_with(self.model, images, scale)
+
+
+@torch.inference_mode()
+def predict_with(model: nn.Module, images: Tensor, scale: float = 1.0) -> Tensor:
+    """Predict whole uint8 images `(N,3,H,W)`: probabilities `(N,K)`."""
+    model.eval()
+    views = centre_view(images).split(256)
+    return torch.cat([(scale * model(normalized(v.float() / 255))).softmax(1) for v in views])
+
+
+def encode(probabilities: Tensor) -> str:
+    """Write probabilities `(N,K)` in half precision as text."""
+    return base64.b64encode(probabilities.numpy().astype("<f2").tobytes()).decode("ascii")
+
+
+def decode(text: str) -> Tensor:
+    """Read probabilities `(N,K)` that `encode` wrote."""
+    values = np.frombuffer(base64.b64decode(text), "<f2").astype(np.float32)
+    return torch.from_numpy(values).reshape(-1, K)

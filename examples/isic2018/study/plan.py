@@ -1,0 +1,86 @@
+"""Which methods the study compares, and which runs each stage needs."""
+
+from dataclasses import replace
+
+from .engine import Method, Run
+
+SAMPLER = Method()
+SPMIX = Method(mixer="spmix", p=1.0)
+UNIFORM = replace(SPMIX, saliency="uniform")
+
+# The papers' own, as the study can run it: every sample mixed, fine-grained saliency.
+PAPERS = replace(SPMIX, saliency="fine_grained")
+
+# What the published methods recommend; each is tuned with as many trials as SPMix.
+BASELINES = {
+    "cross_entropy": Method(tail_fraction=0.0),
+    "class_balanced": Method(tail_fraction=1.0),
+    "sampler": SAMPLER,
+    "sampler_mixup": replace(SAMPLER, mixer="mixup", beta=0.4),
+    "sampler_cutmix": replace(SAMPLER, mixer="cutmix", beta=1.0),
+    "sampler_remix": replace(SAMPLER, mixer="remix", beta=1.0),
+    "balanced_mixup": Method(tail_fraction=0.0, mixer="balanced_mixup", beta=0.2),
+    "cmo": Method(tail_fraction=0.0, mixer="cmo", beta=1.0),
+    "ldam_drw": Method(tail_fraction=0.0, loss="ldam_drw"),
+    "logit_adjusted": Method(tail_fraction=0.0, loss="logit_adjusted"),
+    "sampler_logit_adjusted": replace(SAMPLER, loss="logit_adjusted"),
+}
+
+GUIDANCE = {
+    "spmix_border": SPMIX,
+    "spmix_spectral": replace(SPMIX, saliency="spectral_residual"),
+    "spmix_fine_grained": PAPERS,
+    "spmix_uniform": UNIFORM,
+    "spmix_uniform_065": replace(UNIFORM, alpha=0.65),
+    "spmix_random": replace(SPMIX, saliency="random"),
+    "spmix_masks": replace(SPMIX, saliency="masks"),
+    "spmix_border_soft": replace(SPMIX, normalize="soft_threshold"),
+    "spmix_border_prior": replace(SPMIX, saliency_first=True, center_prior=0.3),
+}
+
+ABLATIONS = {
+    **{f"p_{p}": replace(SPMIX, p=p) for p in (0.25, 0.5, 0.75)},
+    "tail_only": replace(SPMIX, mixed_classes="tail"),
+    "pairing_any": replace(SPMIX, pairing="any"),
+    "target_ratio": replace(SPMIX, target="ratio"),
+    "alpha_1": replace(SPMIX, alpha=1.0),
+    "floor_0_alpha_1": replace(SPMIX, floor=0.0, alpha=1.0),
+    "floor_07": replace(SPMIX, floor=0.7),
+    "patch_8": replace(SPMIX, patch_size=8),
+    "tail_fraction_025": replace(SPMIX, tail_fraction=0.25),
+    "tail_fraction_075": replace(SPMIX, tail_fraction=0.75),
+    "gamma_05": replace(SPMIX, gamma=0.5),
+    "less_at_the_end": replace(SPMIX, mixed_epochs=0.67),
+    "logit_adjusted": replace(SPMIX, loss="logit_adjusted"),
+}
+
+METHODS = {**BASELINES, **GUIDANCE, **ABLATIONS}
+
+CHOOSING_FOLDS = ("0", "1", "2")
+
+# Minutes a run on two cores, for the budget.
+MINUTES = {"lite0": 6.5, "small": 2.5}
+
+
+def _runs(names: list[str], folds: tuple[str, ...], seeds: range, model: str) -> list[Run]:
+    # Seed by seed and fold by fold, so that an unfinished stage has all methods alike.
+    epochs = 6
+    return [
+        Run(name, METHODS[name], fold, seed, model, epochs)
+        for seed in seeds
+        for fold in folds
+        for name in names
+    ]
+
+
+STAGES = {
+    "screen": _runs([*GUIDANCE, "sampler", "sampler_mixup"], CHOOSING_FOLDS, range(2), "small"),
+    "ablations": _runs(list(ABLATIONS), CHOOSING_FOLDS, range(2), "small"),
+    "baselines": _runs(list(BASELINES), CHOOSING_FOLDS, range(2), "small"),
+    "choose": _runs(
+        ["sampler", "sampler_mixup", "spmix_uniform", "spmix_border", "spmix_masks"],
+        CHOOSING_FOLDS,
+        range(2),
+        "lite0",
+    ),
+}

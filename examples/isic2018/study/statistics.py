@@ -1,0 +1,269 @@
+"""How well methods do on held-out images, and how sure one can be of it.
+
+A method's predictions are those of S seeds on the same N images, each image predicted by a model
+that was not trained on its fold. Two things are left to chance: which lesions were photographed,
+and which seeds were run. The bootstrap here draws both anew, independently of each other (the
+pigeonhole bootstrap, Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2),
+386-411), and lesions within their class, so that no draw is without a rare one. Lesions are
+drawn, not images, because images of one lesion are right or wrong together. The folds' training
+images stay as they are: the intervals say nothing about training on other lesions.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import metrics
+from ..data import CLASSES
+
+TAIL = ("DF", "VASC", "AKIEC", "BCC")
+RARE = ("DF", "VASC", "AKIEC")
+
+# Every quantity that is compared is the mean recall of some classes.
+QUANTITIES = {
+    "balanced_accuracy": CLASSES,
+    "tail_recall": TAIL,
+    "rare_recall": RARE,
+    "nv_recall": ("NV",),
+    **{f"recall_{name}": (name,) for name in CLASSES},
+}
+
+
+def measure(probabilities: Tensor, labels: Tensor) -> dict[str, float | dict[str, float]]:
+    """Measure the predictions of one run, or of one seed's runs on all folds.
+
+    Args:
+        probabilities: `(N,7)` in [0, 1], rows sum to 1.
+        labels: `(N,)` class indices, every class among them.
+
+    Returns:
+        `balanced_accuracy`; `macro_f1`; `auroc`, one class against the rest, mean over classes;
+        `recall`, of each class by name; `tail_recall` and `rare_recall`, the mean of the recalls
+        in `TAIL` and `RARE`; `nv_recall`; `calibration_error`, see there. All are in [0, 1].
+
+    Raises:
+        ValueError: A shape or a value is not as above.
+    """
+    _check(labels, "(N,7)", probabilities=probabilities)
+    counts = torch.bincount(labels, minlength=len(CLASSES))
+    measured = metrics.measure(probabilities, labels, counts)
+    recall = torch.tensor(list(measured["recall"].values()))
+    means = {name: float(value) for name, value in _mean_recalls(recall).items()}
+    return {
+        **{name: measured[name] for name in ("balanced_accuracy", "macro_f1", "auroc", "recall")},
+        **{name: means[name] for name in ("tail_recall", "rare_recall", "nv_recall")},
+        "calibration_error": calibration_error(probabilities, labels),
+    }
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
+    """Return the expected calibration error (Guo et al. 2017) of `(N,K)` and `(N,)`.
+
+    That is the mean over images of how far confidence and accuracy of their bin lie apart, in 15
+    bins of the top probability of equal width, each with its upper edge, without its lower one.
+    """
+    confidence, predicted = probabilities.double().max(dim=1)
+    # torchmetrics gives a confidence of exactly 1 a bin of its own; softmax often rounds to 1.
+    edges = torch.linspace(0, 1, 16, dtype=torch.float64)[1:-1]
+    gap = confidence - (predicted == labels).double()
+    return float(torch.bincount(torch.bucketize(confidence, edges), gap).abs().sum() / len(labels))
+
+
+def resample_weights(size: int, draws: int, generator: torch.Generator) -> Tensor:
+    """Draw `size` of `size` things, such as seeds, with replacement: how often each is drawn.
+
+    Returns:
+        int32 `(draws,size)`, each row sums to `size`.
+    """
+    picks = torch.randint(size, (draws, size), generator=generator)
+    once = torch.ones((), dtype=torch.int32).expand(draws, size)
+    return torch.zeros(draws, size, dtype=torch.int32).scatter_add_(1, picks, once)
+
+
+def bootstrap_weights(
+    labels: Tensor, lesions: Sequence[str], draws: int, generator: torch.Generator
+) -> Tensor:
+    """Draw lesions with replacement within each class, as many as the class has.
+
+    A lesion with images of several classes counts as one lesion in each of them, drawn in each
+    without regard to the others.
+
+    Args:
+        labels: `(N,)` class indices.
+        lesions: The lesion of each image, N ids.
+        draws: Number of draws, at least 1.
+        generator: Source of the draws.
+
+    Returns:
+        int32 `(draws,N)`: how often each image's lesion was drawn.
+
+    Raises:
+        ValueError: A shape or a value is not as above.
+    """
+    if labels.ndim != 1:
+        raise ValueError(f"Expected `labels` to have shape (N,), but got {tuple(labels.shape)}.")
+    if len(lesions) != len(labels):
+        raise ValueError(
+            f"Expected `lesions` to name the lesion of each of the {len(labels)} images, "
+            f"but got {len(lesions)}."
+        )
+    if draws < 1:
+        raise ValueError(f"Expected `draws` to be at least 1, but got {draws}.")
+    names = np.asarray(lesions)
+    weights = torch.empty(draws, len(labels), dtype=torch.int32)
+    for label in labels.unique():
+        members = (labels == label).nonzero().squeeze(1)
+        distinct, lesion = np.unique(names[members.numpy()], return_inverse=True)
+        drawn = resample_weights(len(distinct), draws, generator)
+        weights[:, members] = drawn[:, torch.from_numpy(lesion)]
+    return weights
+
+
+def interval(values: Tensor) -> tuple[float, float]:
+    """Return the 2.5th and the 97.5th percentile of the values of a quantity, `(draws,)`.
+
+    Raises:
+        ValueError: `values` is empty or of another shape.
+    """
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(
+            f"Expected `values` to have shape (draws,), but got {tuple(values.shape)}."
+        )
+    low, high = torch.quantile(values.double(), torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return float(low), float(high)
+
+
+def summarise(
+    probabilities: Tensor,
+    labels: Tensor,
+    lesions: Sequence[str],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Summarise a method: each of `QUANTITIES` with its spread over seeds and its interval.
+
+    The bootstrap knows no other lesions and seeds than those it is given: a class with all images
+    right, or all wrong, has an interval of no width, and few seeds make it too narrow.
+
+    Args:
+        probabilities: `(S,N,7)` in [0, 1], of each seed on the same images.
+        labels: `(N,)` class indices, every class among them.
+        lesions: The lesion of each image, N ids.
+        draws: Number of bootstrap draws.
+        seed: Seed of the bootstrap; the global random state is neither used nor changed.
+
+    Returns:
+        For each quantity `mean` and `sd` over seeds (sd with S - 1; None for one seed) and
+        `interval`, `(low, high)`, the 95 % interval of the mean.
+
+    Raises:
+        ValueError: A shape or a value is not as above.
+    """
+    _check(labels, "(S,N,7)", probabilities=probabilities)
+    observed, drawn = _bootstrap(_correct(probabilities, labels), labels, lesions, draws, seed)
+    return {
+        name: {
+            "mean": float(values.mean()),
+            "sd": float(values.std()) if len(values) > 1 else None,
+            "interval": interval(drawn[name]),
+        }
+        for name, values in observed.items()
+    }
+
+
+def compare(
+    a: Tensor,
+    b: Tensor,
+    labels: Tensor,
+    lesions: Sequence[str],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Compare two methods by each of `QUANTITIES`: a - b on the same images and seeds.
+
+    Each draw of lesions and seeds serves both methods, so that what is hard for both cancels.
+
+    Args:
+        a: `(S,N,7)` in [0, 1], of each seed on the same images.
+        b: The other method, `(S,N,7)`, its seeds in the same order.
+        labels: `(N,)` class indices, every class among them.
+        lesions: The lesion of each image, N ids.
+        draws: Number of bootstrap draws.
+        seed: Seed of the bootstrap; the global random state is neither used nor changed.
+
+    Returns:
+        For each quantity the `mean` over seeds of the difference, its 95 % `interval`,
+        `(low, high)`, and `share_at_or_below_0`, the share of draws where `a` is not better.
+
+    Raises:
+        ValueError: A shape or a value is not as above.
+    """
+    _check(labels, "(S,N,7)", a=a, b=b)
+    if len(a) != len(b):
+        raise ValueError(f"Expected `b` to have the {len(a)} seeds of `a`, but got {len(b)}.")
+    better = _correct(a, labels) - _correct(b, labels)
+    observed, drawn = _bootstrap(better, labels, lesions, draws, seed)
+    return {
+        name: {
+            "mean": float(values.mean()),
+            "interval": interval(drawn[name]),
+            "share_at_or_below_0": float((drawn[name] <= 0).double().mean()),
+        }
+        for name, values in observed.items()
+    }
+
+
+def _bootstrap(
+    scores: Tensor, labels: Tensor, lesions: Sequence[str], draws: int, seed: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Average the scores `(S,N)` of images: `(S,)` of each seed and `(draws,)` of each draw."""
+    generator = torch.Generator().manual_seed(seed)
+    image_weights = bootstrap_weights(labels, lesions, draws, generator)
+    seed_weights = resample_weights(len(scores), draws, generator)
+    observed, drawn = [], []
+    for label in range(len(CLASSES)):
+        members = labels == label
+        weights, score = image_weights[:, members].double(), scores[:, members]
+        observed.append(score.mean(dim=1))
+        # Whole numbers up to the division, so that as many hits for both are a difference of 0.
+        total = (weights @ score.T * seed_weights).sum(dim=1)
+        drawn.append(total / (weights.sum(dim=1) * len(scores)))
+    return _mean_recalls(torch.stack(observed, dim=1)), _mean_recalls(torch.stack(drawn, dim=1))
+
+
+def _mean_recalls(recall: Tensor) -> dict[str, Tensor]:
+    """Average the recalls `(...,7)` of the classes of each quantity."""
+    return {
+        name: recall[..., [CLASSES.index(member) for member in members]].mean(dim=-1)
+        for name, members in QUANTITIES.items()
+    }
+
+
+def _correct(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 where the top class `(S,N)` is right and 0 elsewhere, in float64."""
+    return (probabilities.argmax(dim=-1) == labels).double()
+
+
+def _check(labels: Tensor, shape: str, **predictions: Tensor) -> None:
+    """Check labels, and probabilities by the names of their arguments."""
+    present = set(labels.flatten().tolist())
+    if labels.ndim != 1 or labels.dtype != torch.int64 or present != set(range(len(CLASSES))):
+        raise ValueError(
+            f"Expected `labels` to be int64 of shape (N,) with every class from 0 to "
+            f"{len(CLASSES) - 1}, but got {labels.dtype} of shape {tuple(labels.shape)} with the "
+            f"classes {sorted(present)[:10]}."
+        )
+    for name, values in predictions.items():
+        fits = values.ndim == shape.count(",") + 1 and len(values) > 0
+        if not fits or values.shape[-2:] != (len(labels), len(CLASSES)):
+            raise ValueError(
+                f"Expected `{name}` to have shape {shape} for the {len(labels)} images of "
+                f"`labels`, but got {tuple(values.shape)}."
+            )
+        if not bool(((values >= 0) & (values <= 1)).all()):
+            raise ValueError(f"Expected `{name}` to be in [0, 1], but not all of it is.")

@@ -1,0 +1,153 @@
+"""The study: every method trains, the same for one seed, and results are kept."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("timm")
+pytest.importorskip("torchvision")
+
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from examples.isic2018 import phantom
+from examples.isic2018.study import __main__ as command
+from examples.isic2018.study import engine, plan
+from examples.isic2018.study.engine import Method, Run, Trainer
+from examples.isic2018.study.models import SmallResNet, build_model, replace_classifier
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study") / "data"
+    phantom.draw_phantom(
+        root, train_images=70, test_per_class=1, size=(48, 64), seed=0, progress=False
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def images(data):
+    return engine.load_images(data)
+
+
+def small_run(method, **kwargs):
+    return Run("tried", method, model="small", epochs=1, **kwargs)
+
+
+@pytest.mark.parametrize("name", plan.METHODS)
+def test_every_method_trains(images, name):
+    result = Trainer(small_run(plan.METHODS[name]), images).result()
+    probabilities = engine.decode(result["probabilities"])
+    assert probabilities.shape == (len(images.part("0", held=True)), 7)
+    torch.testing.assert_close(
+        probabilities.sum(1), torch.ones(len(probabilities)), atol=5e-3, rtol=0
+    )
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_one_seed_gives_one_result(images):
+    run = small_run(plan.SPMIX)
+    torch.manual_seed(5)
+    first = Trainer(run, images).result()
+    torch.manual_seed(6)
+    second = Trainer(run, images).result()
+    assert first["probabilities"] == second["probabilities"]
+    other = Trainer(small_run(plan.SPMIX, seed=1), images).result()
+    assert first["probabilities"] != other["probabilities"]
+
+
+def test_methods_take_the_same_steps(images):
+    for name in ("cross_entropy", "class_balanced", "sampler"):
+        trainer = Trainer(small_run(plan.METHODS[name]), images)
+        batches = list(trainer._batches(0))
+        assert len(batches) == trainer.steps
+        assert all(len(batch) == engine.BATCH for batch in batches)
+
+
+def test_what_is_held_out_is_not_trained_on(images):
+    for fold in ("0", "3", "test"):
+        train, held = (set(images.part(fold, held=h).tolist()) for h in (False, True))
+        assert train
+        assert held
+        assert not train & held
+        test = set(images.part("test", held=True).tolist())
+        assert not train & test
+        lesions = [{images.lesions[i] for i in part} for part in (train, held)]
+        assert not lesions[0] & lesions[1]
+
+
+def test_crops_are_those_of_the_boxes():
+    row = torch.arange(64.0).view(1, 1, 1, 64).expand(2, 1, 64, 64)
+    boxes = torch.tensor([[0.0, 0, 64, 64], [16, 0, 48, 64]])
+    flips = torch.tensor([[False, False], [False, True]])
+    found = engine.crop(row, boxes, flips)
+    torch.testing.assert_close(found[0], row[0], rtol=0, atol=0.51)
+    expected = F.interpolate(row[1:, :, :, 16:48], (64, 64), mode="bilinear").flip(3)
+    torch.testing.assert_close(found[1:], expected, rtol=0, atol=0.51)
+
+
+def test_colours_shift_as_in_torchvision():
+    images = torch.rand(3, 3, 64, 64)
+    factors = torch.tensor([[0.8, 1, 1], [1, 1.2, 1], [1, 1, 0.9]])
+    found = engine.shift_colours(images, factors)
+    functional = v2.functional
+    torch.testing.assert_close(found[0], functional.adjust_brightness(images[0], 0.8))
+    torch.testing.assert_close(
+        found[1], functional.adjust_contrast(images[1], 1.2), rtol=0, atol=1e-3
+    )
+    torch.testing.assert_close(
+        found[2], functional.adjust_saturation(images[2], 0.9), rtol=0, atol=1e-3
+    )
+
+
+def test_only_rarer_classes_are_mixed_where_the_tail_alone_is(images):
+    trainer = Trainer(small_run(plan.METHODS["tail_only"]), images)
+    labels = torch.tensor([0, 1, 1, 5])
+    counts = torch.tensor([5, 50, 4, 4, 4, 2, 2])
+    partner = trainer._tail_only(labels, counts, None)
+    assert partner[1:3].tolist() == [1, 2]
+    assert int(partner[0]) in (1, 2)
+    assert int(partner[3]) in (0, 1, 2)
+
+
+def test_predictions_survive_writing():
+    probabilities = torch.rand(5, 7).softmax(1)
+    decoded = engine.decode(engine.encode(probabilities))
+    torch.testing.assert_close(decoded, probabilities, rtol=1e-3, atol=1e-3)
+
+
+def test_finished_runs_are_not_run_again(data, tmp_path, monkeypatch, capsys):
+    names = ["sampler", "spmix_border"]
+    runs = [Run(n, plan.METHODS[n], f, 0, "small", 1) for n in names for f in ("0", "1")]
+    monkeypatch.setitem(command.STAGES, "screen", runs)
+    arguments = ["screen", "--data", str(data), "--out", str(tmp_path)]
+    command.main([*arguments, "--minutes", "0"])
+    assert not list(tmp_path.rglob("*.json"))
+    command.main(arguments)
+    assert "4 runs, 4 to do" in capsys.readouterr().err
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert len(times) == 4
+    command.main(arguments)
+    said = capsys.readouterr()
+    assert "4 runs, 0 to do" in said.err
+    assert "| sampler | 2 |" in said.out
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == times
+
+
+def test_the_last_linear_layer_is_replaced():
+    model = SmallResNet(7)
+    replace_classifier(model, lambda inputs, outputs: torch.nn.Linear(inputs, outputs, bias=False))
+    assert model.head.bias is None
+    assert model(torch.rand(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_unknown_models_are_refused():
+    with pytest.raises(ValueError, match="`lite0` or `small`, but got 'large'"):
+        build_model("large", 7)
+
+
+def test_a_method_is_plain_data():
+    assert Method(p=0.5) == Method()
+    assert Run("a", Method(), "0", 3).path == "lite0_6/a/fold0_seed3.json"
