@@ -5,17 +5,19 @@ python -m examples.isic2018.study STAGE --data FOLDER --out FOLDER [--minutes 60
 
 import argparse
 import json
+import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 
-from ..files import write_json
-from .engine import Images, Run, Trainer, decode, load_images
+from .engine import Images, Run, decode, load_images
 from .plan import MINUTES, STAGES
 from .statistics import measure, summarise
+from .worker import start_worker, work
 
 
 def missing(runs: Sequence[Run], out: Path) -> list[Run]:
@@ -68,24 +70,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder in the challenge's layout")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--minutes", type=float, help="start no run that would end later")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
     options = parser.parse_args(arguments)
-    started = time.monotonic()
     runs = STAGES[options.stage]
     todo = missing(runs, options.out)
-    budget = sum(MINUTES[run.model] for run in todo)
-    print(
-        f"{len(runs)} runs, {len(todo)} to do: about {budget:.0f} minutes on two cores",
-        file=sys.stderr,
-    )
-    images = load_images(options.data)
-    for run in todo:
-        spent = (time.monotonic() - started) / 60
-        if options.minutes is not None and spent + MINUTES[run.model] > options.minutes:
-            break
-        result = Trainer(run, images).result()
-        write_json(options.out / run.path, result)
-        print(f"{run.path}: {result['seconds']:.0f} s", file=sys.stderr, flush=True)
-    print(report(runs, images, options.out))
+    budget = sum(MINUTES[run.model] for run in todo) / options.jobs
+    print(f"{len(runs)} runs, {len(todo)} to do: about {budget:.0f} minutes", file=sys.stderr)
+    deadline = None if options.minutes is None else time.time() + 60 * options.minutes
+    with ProcessPoolExecutor(
+        options.jobs,
+        multiprocessing.get_context("spawn"),
+        start_worker,
+        (options.data,),
+    ) as pool:
+        latest = [None if deadline is None else deadline - 60 * MINUTES[run.model] for run in todo]
+        seconds = pool.map(work, todo, [options.out] * len(todo), latest)
+        for run, spent in zip(todo, seconds, strict=True):
+            if spent is not None:
+                print(f"{run.path}: {spent:.0f} s", file=sys.stderr, flush=True)
+    print(report(runs, load_images(options.data), options.out))
 
 
 if __name__ == "__main__":

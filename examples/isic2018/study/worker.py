@@ -1,0 +1,26 @@
+"""What a process of the study does: run after run, on images that it loads once."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from ..files import write_json
+from .engine import Images, Run, Trainer, load_images
+
+_images: list[Images] = []
+
+
+def start_worker(data: Path) -> None:
+    """Load the images; one thread, as two runs of one thread are faster than one of two."""
+    torch.set_num_threads(1)
+    _images[:] = [load_images(data)]
+
+
+def work(run: Run, out: Path, latest_start: float | None) -> float | None:
+    """Run one training and return its seconds, or None if it is past `latest_start`."""
+    if latest_start is not None and time.time() > latest_start:
+        return None
+    result = Trainer(run, _images[0]).result()
+    write_json(out / run.path, result)
+    return float(result["seconds"])
