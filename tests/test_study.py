@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from examples.isic2018 import phantom
 from examples.isic2018.study import __main__ as command
-from examples.isic2018.study import engine, plan
+from examples.isic2018.study import engine, plan, predict
 from examples.isic2018.study.engine import Method, Run, Trainer
 from examples.isic2018.study.models import SmallResNet, build_model, replace_classifier
 
@@ -134,6 +134,27 @@ def test_finished_runs_are_not_run_again(data, tmp_path, monkeypatch, capsys):
     assert "4 runs, 0 to do" in said.err
     assert "| sampler | 2 |" in said.out
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == times
+
+
+def test_kept_weights_predict_what_the_run_predicted(data, images, tmp_path, monkeypatch):
+    run = small_run(plan.SAMPLER)
+    monkeypatch.setitem(command.STAGES, "screen", [run])
+    command.main(["screen", "--data", str(data), "--out", str(tmp_path), "--weights"])
+    result = json.loads((tmp_path / run.path).read_text())
+    held = images.pixels[images.part(run.fold, held=True)]
+    found = predict((tmp_path / run.path).with_suffix(".pt"), held)
+    assert found.shape == (len(held), 7)
+    torch.testing.assert_close(found.sum(1), torch.ones(len(held)))
+    # Half precision of the weights, and of the probabilities.
+    torch.testing.assert_close(found, engine.decode(result["probabilities"]), rtol=0, atol=5e-3)
+
+
+def test_predict_refuses_other_images(tmp_path):
+    with pytest.raises(TypeError, match=r"`images` in uint8.*float32"):
+        predict(tmp_path / "none.pt", torch.rand(2, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"`images` of shape \(N,3,H,W\).*\(3, 8, 8\)"):
+        predict(tmp_path / "none.pt", torch.zeros(3, 8, 8, dtype=torch.uint8))
+    assert predict(tmp_path / "none.pt", torch.zeros(0, 3, 8, 8).byte()).shape == (0, 7)
 
 
 def test_the_last_linear_layer_is_replaced():

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--minutes", type=float, help="start no run that would end later")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
+    parser.add_argument("--weights", action="store_true", help="keep each new run's weights too")
     options = parser.parse_args(arguments)
     runs = STAGES[options.stage]
     todo = missing(runs, options.out)
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (options.data,),
     ) as pool:
         latest = [None if deadline is None else deadline - 60 * MINUTES[run.model] for run in todo]
-        seconds = pool.map(work, todo, [options.out] * len(todo), latest)
+        seconds = pool.map(work, todo, repeat(options.out), latest, repeat(options.weights))
         for run, spent in zip(todo, seconds, strict=True):
             if spent is not None:
                 print(f"{run.path}: {spent:.0f} s", file=sys.stderr, flush=True)

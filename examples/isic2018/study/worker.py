@@ -7,6 +7,7 @@ import torch
 
 from ..files import write_json
 from .engine import Images, Run, Trainer, load_images
+from .predict import save_weights
 
 _images: list[Images] = []
 
@@ -17,10 +18,13 @@ def start_worker(data: Path) -> None:
     _images[:] = [load_images(data)]
 
 
-def work(run: Run, out: Path, latest_start: float | None) -> float | None:
+def work(run: Run, out: Path, latest_start: float | None, weights: bool) -> float | None:
     """Run one training and return its seconds, or None if it is past `latest_start`."""
     if latest_start is not None and time.time() > latest_start:
         return None
-    result = Trainer(run, _images[0]).result()
+    trainer = Trainer(run, _images[0])
+    result = trainer.result()
+    if weights:
+        save_weights(trainer.model, run.model, (out / run.path).with_suffix(".pt"))
     write_json(out / run.path, result)
     return float(result["seconds"])
