@@ -83,4 +83,17 @@ STAGES = {
         range(2),
         "lite0",
     ),
+    "ideas": _runs(
+        [
+            "logit_adjusted",
+            "spmix_border_soft",
+            "sampler_logit_adjusted",
+            "alpha_1",
+            "less_at_the_end",
+            "sampler_cutmix",
+        ],
+        CHOOSING_FOLDS,
+        range(1),
+        "lite0",
+    ),
 }
