@@ -16,6 +16,7 @@ from examples.isic2018.study import __main__ as command
 from examples.isic2018.study import engine, plan, predict
 from examples.isic2018.study.engine import Method, Run, Trainer
 from examples.isic2018.study.models import SmallResNet, build_model, replace_classifier
+from examples.isic2018.study.partners import draw_likest, lesion_size, skin_colour
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,64 @@ def test_only_rarer_classes_are_mixed_where_the_tail_alone_is(images):
     assert partner[1:3].tolist() == [1, 2]
     assert int(partner[0]) in (1, 2)
     assert int(partner[3]) in (0, 1, 2)
+
+
+def test_partners_are_the_likest_of_those_eligible():
+    frequency = torch.tensor([9, 9, 9, 4, 4, 2])
+    likeness = torch.tensor([[0.0], [1.0], [5.0], [5.1], [0.2], [1.1]])
+    generator = torch.Generator().manual_seed(0)
+    # With six samples all eligible ones are candidates.
+    found = draw_likest(likeness, frequency, p=1.0, generator=generator)
+    assert found.tolist() == [1, 0, 1, 2, 0, 1]
+    unmixed = draw_likest(likeness, frequency, p=0.0, generator=generator)
+    assert unmixed.tolist() == list(range(6))
+    alone = draw_likest(likeness[4:], frequency[4:], p=1.0, generator=generator)
+    assert alone.tolist() == [0, 0]
+
+
+def test_partners_are_drawn_with_probability_p_and_not_always_the_same():
+    generator = torch.Generator().manual_seed(0)
+    likeness, frequency = torch.arange(64.0).unsqueeze(1), torch.full((64,), 3)
+    drawn = [draw_likest(likeness, frequency, p=0.5, generator=generator) for _ in range(200)]
+    partners = torch.stack(drawn)
+    mixed = partners != torch.arange(64)
+    assert 0.48 < mixed.float().mean() < 0.52
+    assert len(partners[:, 30].unique()) > 10
+    distance = (partners - torch.arange(64)).abs()[mixed].float().mean()
+    assert distance < 8  # a uniform draw: 21
+
+
+def test_skin_and_size_are_told_apart():
+    images = torch.full((3, 3, 48, 48), 0.8)
+    images[0, :, 20:28, 20:28] = 0.2
+    images[1, :, 8:40, 8:40] = 0.2
+    images[2] = torch.tensor([0.5, 0.3, 0.2]).view(3, 1, 1)
+    skin = skin_colour(images)
+    torch.testing.assert_close(skin[0], skin[1])
+    assert (skin[0] - skin[2]).norm() > 10
+    size = lesion_size(images)[:2, 0]
+    assert size[0] < 0.5 * size[1]
+
+
+def test_the_authors_pairing_keeps_the_instance_balanced_image(images):
+    trainer = Trainer(small_run(plan.METHODS["pairing_authors_code"]), images)
+    batch = next(trainer._batches(0))
+    mixed, targets = trainer._mix(batch, 0)
+    assert mixed.shape == (engine.BATCH, 3, engine.SIDE, engine.SIDE)
+    assert targets.argmax(1).tolist() == trainer.labels[batch].tolist()
+
+
+def test_two_backgrounds_are_averaged(images):
+    trainer = Trainer(small_run(plan.METHODS["two_backgrounds"]), images)
+    plans = []
+    draw = trainer.mixer.plan
+    trainer.mixer.plan = lambda *args, **kwargs: plans.append(draw(*args, **kwargs)) or plans[-1]
+    views = torch.rand(64, 3, 64, 64)
+    labels = torch.arange(64) % 7
+    mixed, _ = trainer._mix_patches(views, views, labels, None)
+    assert len(plans) == 2
+    assert (plans[0].partner != plans[1].partner).any()
+    torch.testing.assert_close(mixed, (plans[0].images(views) + plans[1].images(views)) / 2)
 
 
 def test_predictions_survive_writing():

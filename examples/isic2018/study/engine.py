@@ -36,6 +36,7 @@ from .baselines import (
     remix,
 )
 from .models import build_model, replace_classifier
+from .partners import DESCRIPTORS, draw_likest
 
 K = len(CLASSES)
 SIDE = 64
@@ -50,7 +51,7 @@ class Method:
     gamma: float = 1.0
     loss: str = "cross_entropy"  # or logit_adjusted, ldam_drw
     tau: float = 1.0
-    mixer: str = "none"  # mixup, cutmix, remix, balanced_mixup, cmo, spmix
+    mixer: str = "none"  # mixup, cutmix, remix, balanced_mixup, cmo, spmix, spmix_or_mixup
     beta: float = 1.0  # parameter of the Beta distribution of the mixer's weight
     saliency: str = "border_contrast"  # a provider, or uniform, random, masks
     center_prior: float | None = None
@@ -61,7 +62,9 @@ class Method:
     normalize: str = "min_max"
     p: float = 0.5
     mixed_classes: str = "all"  # or tail: only classes with fewer images than the largest
-    pairing: str = "relative"
+    pairing: str = "relative"  # or any; balanced: partners from a second, class-balanced loader
+    match: str = "nothing"  # or skin, size: the likest of a few eligible partners
+    backgrounds: int = 1  # partners of each sample, whose mixes are averaged
     target: str = "own"
     mixed_epochs: float = 1.0  # share of the epochs, from the first, in which anything is mixed
 
@@ -275,8 +278,9 @@ class Trainer:
             return v2.MixUp(alpha=method.beta, num_classes=K)
         if method.mixer == "cutmix":
             return v2.CutMix(alpha=method.beta, num_classes=K)
-        if method.mixer != "spmix":
+        if method.mixer not in ("spmix", "spmix_or_mixup"):
             return None
+        self.mixup = v2.MixUp(alpha=method.beta, num_classes=K)
         constant = {"uniform": torch.ones, "random": torch.rand}
         draw = constant.get(method.saliency)
         given = method.saliency == "masks" or method.saliency_first
@@ -292,12 +296,17 @@ class Trainer:
             floor=method.floor,
             normalize=method.normalize,
             p=method.p,
-            pairing=self._tail_only if method.mixed_classes == "tail" else method.pairing,
+            pairing=self._pairing(),
             target=method.target,
             mean=MEAN,
             std=STD,
             generator=self.generator,
         )
+
+    def _pairing(self) -> Any:
+        if self.method.mixed_classes == "tail":
+            return self._tail_only
+        return "any" if self.method.pairing == "any" else "relative"
 
     def _tail_only(self, labels: Tensor, counts: Tensor, generator: Any) -> Tensor:
         """Mix with a strictly more frequent class only, so that the most frequent never is."""
@@ -317,8 +326,10 @@ class Trainer:
         method = self.method
         if method.mixer == "none" or epoch >= method.mixed_epochs * self.run.epochs:
             return images, labels
-        if method.mixer == "spmix":
-            return self.mixer(images, labels, self.model, saliency=maps)
+        if method.mixer == "spmix_or_mixup" and torch.rand(()) < 0.5:
+            return self.mixup(images, labels)
+        if method.mixer in ("spmix", "spmix_or_mixup"):
+            return self._mix_patches(views, images, labels, maps)
         if method.mixer in ("mixup", "cutmix"):
             return self.mixer(images, labels)
         if method.mixer == "remix":
@@ -337,6 +348,34 @@ class Trainer:
             alpha=method.beta,
             generator=self.generator,
         )
+
+    def _mix_patches(
+        self, views: Tensor, images: Tensor, labels: Tensor, maps: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Mix by our own transform, with partners as the method has them."""
+        if self.method.pairing == "balanced":
+            return self._mix_with_balanced(images, labels)
+        plans = []
+        for _ in range(self.method.backgrounds):
+            partner = None
+            if self.method.match != "nothing":
+                likeness = DESCRIPTORS[self.method.match](views)
+                partner = draw_likest(
+                    likeness, self.counts[labels], p=self.method.p, generator=self.generator
+                )
+            plans.append(
+                self.mixer.plan(images, labels, self.model, saliency=maps, partner=partner)
+            )
+        mixed = torch.stack([plan.images(images) for plan in plans]).mean(dim=0)
+        return mixed, torch.stack([plan.targets for plan in plans]).mean(dim=0)
+
+    def _mix_with_balanced(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix every sample with one of a class-balanced loader, as the authors' code does."""
+        other, classes = self._balanced_views()
+        both, place = torch.cat([images, normalized(other)]), torch.arange(2 * BATCH)
+        partner = torch.where(place < BATCH, place + BATCH, place)
+        mixed, targets = self.mixer(both, torch.cat([labels, classes]), partner=partner)
+        return mixed[:BATCH], targets[:BATCH]
 
     # ----------------------------------------------------------------------------- training
 

@@ -34,6 +34,7 @@ GUIDANCE = {
     "spmix_uniform_065": replace(UNIFORM, alpha=0.65),
     "spmix_random": replace(SPMIX, saliency="random"),
     "spmix_masks": replace(SPMIX, saliency="masks"),
+    "spmix_grad_cam": replace(SPMIX, saliency="grad_cam"),
     "spmix_border_soft": replace(SPMIX, normalize="soft_threshold"),
     "spmix_border_prior": replace(SPMIX, saliency_first=True, center_prior=0.3),
 }
@@ -41,6 +42,7 @@ GUIDANCE = {
 ABLATIONS = {
     **{f"p_{p}": replace(SPMIX, p=p) for p in (0.25, 0.5, 0.75)},
     "tail_only": replace(SPMIX, mixed_classes="tail"),
+    "pairing_authors_code": replace(SPMIX, tail_fraction=0.0, pairing="balanced"),
     "pairing_any": replace(SPMIX, pairing="any"),
     "target_ratio": replace(SPMIX, target="ratio"),
     "alpha_1": replace(SPMIX, alpha=1.0),
@@ -54,7 +56,17 @@ ABLATIONS = {
     "logit_adjusted": replace(SPMIX, loss="logit_adjusted"),
 }
 
-METHODS = {**BASELINES, **GUIDANCE, **ABLATIONS}
+# Beyond the paper: what might make guidance pay.
+IDEAS = {
+    "ratio_soft": replace(SPMIX, target="ratio", normalize="soft_threshold"),
+    "or_mixup": replace(SPMIX, mixer="spmix_or_mixup", beta=0.4),
+    "similar_skin": replace(SPMIX, match="skin"),
+    "similar_size": replace(SPMIX, match="size"),
+    "two_backgrounds": replace(SPMIX, backgrounds=2),
+    "paste": replace(SPMIX, floor=0.0, alpha=1.0, normalize="soft_threshold", patch_size=2, p=0.5),
+}
+
+METHODS = {**BASELINES, **GUIDANCE, **ABLATIONS, **IDEAS}
 
 CHOOSING_FOLDS = ("0", "1", "2")
 
@@ -85,12 +97,14 @@ STAGES = {
     ),
     "ideas": _runs(
         [
-            "logit_adjusted",
             "spmix_border_soft",
-            "sampler_logit_adjusted",
-            "alpha_1",
-            "less_at_the_end",
+            "target_ratio",
+            "or_mixup",
             "sampler_cutmix",
+            "ratio_soft",
+            "two_backgrounds",
+            "similar_skin",
+            "logit_adjusted",
         ],
         CHOOSING_FOLDS,
         range(1),
