@@ -13,6 +13,8 @@ from torch import Tensor
 from examples.isic2018.data import CLASSES
 from examples.isic2018.study.statistics import (
     QUANTITIES,
+    adjust,
+    adjust_to_nv_recall,
     bootstrap_weights,
     calibration_error,
     compare,
@@ -374,3 +376,27 @@ def test_the_parts_name_wrong_input() -> None:
         interval(torch.zeros(0))
     with pytest.raises(ValueError, match=r"`labels`.*\(80, 1\)"):
         bootstrap_weights(LABELS.unsqueeze(1), LESIONS, 5, generator())
+
+
+def test_adjusting_reaches_the_recall_of_nv_that_is_asked():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.cat([torch.ones(400, dtype=torch.long), torch.arange(7).repeat(20)])
+    logits = torch.randn(len(labels), 7, generator=generator)
+    logits += 1.5 * torch.nn.functional.one_hot(labels, 7)
+    probabilities = logits.softmax(1)
+    nevi = labels == CLASSES.index("NV")
+    for wanted in (0.3, 0.6, 0.9):
+        adjusted = adjust_to_nv_recall(probabilities, labels, wanted)
+        recall = (adjusted[nevi].argmax(1) == CLASSES.index("NV")).double().mean()
+        assert wanted - 1.01 / nevi.sum() <= recall <= wanted
+        torch.testing.assert_close(adjusted.sum(1), torch.ones(len(labels)).double())
+    with pytest.raises(ValueError, match=r"`nv_recall` in reach in \(0, 1\), but got 1.5"):
+        adjust_to_nv_recall(probabilities, labels, 1.5)
+
+
+def test_adjusting_divides_by_the_shares_of_the_classes():
+    labels = torch.tensor([0, 1, 1, 1, 2, 3, 4, 5, 6])
+    found = adjust(torch.full((1, 7), 1 / 7), labels, 1.0)
+    expected = torch.tensor([[1, 1 / 3, 1, 1, 1, 1, 1]]).double()
+    torch.testing.assert_close(found, expected / expected.sum())
+    torch.testing.assert_close(adjust(found, labels, 0.0), found)

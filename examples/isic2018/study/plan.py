@@ -69,6 +69,7 @@ IDEAS = {
 METHODS = {**BASELINES, **GUIDANCE, **ABLATIONS, **IDEAS}
 
 CHOOSING_FOLDS = ("0", "1", "2")
+FINAL_FOLDS = ("3", "4", "test")
 
 # Minutes a run on one core, for the budget.
 MINUTES = {"lite0": 8.5, "small": 2.5}

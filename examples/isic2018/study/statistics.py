@@ -72,6 +72,42 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     return float(torch.bincount(torch.bucketize(confidence, edges), gap).abs().sum() / len(labels))
 
 
+def adjust(probabilities: Tensor, labels: Tensor, tau: float) -> Tensor:
+    """Divide probabilities `(N,7)` by the classes' shares in `labels` to the power of `tau`.
+
+    The logit adjustment after training (Menon et al., ICLR 2021, section 4.1): rare classes are
+    named more often for positive `tau`, less often for a negative one.
+    """
+    counts = torch.bincount(labels, minlength=len(CLASSES)).double()
+    shifted = probabilities.double() * (counts / counts.sum()) ** -tau
+    return shifted / shifted.sum(dim=-1, keepdim=True)
+
+
+def adjust_to_nv_recall(probabilities: Tensor, labels: Tensor, nv_recall: float) -> Tensor:
+    """Adjust probabilities `(N,7)` so that NV is recalled as often as asked, or barely less.
+
+    What a method gains by naming rare classes more often, any method can have; at the same recall
+    of NV, what it tells apart better is left. One number is fitted on the images themselves, for
+    all methods alike.
+
+    Raises:
+        ValueError: `nv_recall` is not in (0, 1) or out of reach.
+    """
+    nevi = labels == CLASSES.index("NV")
+
+    def recall(tau: float) -> float:
+        named = adjust(probabilities, labels, tau)[nevi].argmax(dim=1)
+        return float((named == CLASSES.index("NV")).double().mean())
+
+    low, high = -8.0, 8.0
+    if not 0 < nv_recall < 1 or recall(low) < nv_recall or recall(high) > nv_recall:
+        raise ValueError(f"Expected `nv_recall` in reach in (0, 1), but got {nv_recall!r}.")
+    for _ in range(40):  # the recall falls as tau grows
+        middle = (low + high) / 2
+        low, high = (middle, high) if recall(middle) > nv_recall else (low, middle)
+    return adjust(probabilities, labels, high)
+
+
 def resample_weights(size: int, draws: int, generator: torch.Generator) -> Tensor:
     """Draw `size` of `size` things, such as seeds, with replacement: how often each is drawn.
 

@@ -1,0 +1,148 @@
+"""The study's report: runs are pooled by fold and seed, and tables say what was measured."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("timm")
+pytest.importorskip("torchvision")
+pytest.importorskip("matplotlib")
+
+from examples.isic2018 import phantom
+from examples.isic2018.data import CLASSES
+from examples.isic2018.study import __main__ as command
+from examples.isic2018.study import engine, plan, report
+from examples.isic2018.study.report import Held, Pooled
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("report") / "data"
+    phantom.draw_phantom(
+        root, train_images=140, test_per_class=1, size=(48, 64), seed=0, progress=False
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def images(data):
+    return engine.load_images(data)
+
+
+def write_run(folder, name, fold, seed, probabilities, seconds=60.0):
+    path = folder / name / f"fold{fold}_seed{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"probabilities": engine.encode(probabilities), "seconds": seconds}))
+
+
+def guesses(labels, wrong=()):
+    """Predict every label but those at `wrong`, surely."""
+    named = labels.clone()
+    named[list(wrong)] = (named[list(wrong)] + 1) % 7
+    return torch.nn.functional.one_hot(named, 7).float() * 0.93 + 0.01
+
+
+def test_runs_are_pooled_in_the_order_of_the_folds(tmp_path):
+    labels = torch.arange(14) % 7
+    for seed in (0, 2):
+        for fold in ("0", "1"):
+            part = guesses(labels, [seed] if fold == "1" else [])
+            write_run(tmp_path, "sampler", fold, seed, part, seconds=60.0 * (seed + 1))
+    write_run(tmp_path, "sampler", "0", 1, guesses(labels))  # fold 1 is missing
+    found = report.load_method(tmp_path, "sampler", ["0", "1"])
+    assert (found.seeds, found.runs, found.minutes) == ((0, 2), 4, 2.0)
+    assert found.probabilities.shape == (2, 28, 7)
+    right = found.probabilities.argmax(2) == labels.repeat(2)
+    assert (~right).nonzero().tolist() == [[0, 14], [1, 16]]
+    assert report.load_method(tmp_path, "sampler", ["0", "1"], [0, 1]) is None
+    assert report.load_method(tmp_path, "sampler", ["0", "1"], [2]).seeds == (2,)
+    assert report.load_method(tmp_path, "nothing", ["0"]) is None
+
+
+def pooled(name, seeds, probabilities):
+    return Pooled(name, seeds, len(seeds), torch.stack(probabilities), 1.5)
+
+
+@pytest.fixture
+def held():
+    labels = torch.arange(70) % 7
+    return Held(labels, [str(i) for i in range(70)])
+
+
+def test_the_table_compares_on_shared_seeds_and_puts_the_best_first(held):
+    worse = guesses(held.labels, range(0, 70, 7))  # all MEL missed
+    better = guesses(held.labels)
+    rows = report.table(
+        [
+            pooled("sampler", (0, 1), [worse, better]),
+            pooled("mine", (0,), [better]),
+            pooled("other", (5,), [worse]),
+        ],
+        held,
+    ).splitlines()[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [row[0] for row in cells] == ["mine", "sampler", "other"]
+    assert cells[0][2] == "100.0"
+    assert cells[0][4] == "+14.3 (14.3 to 14.3)"
+    assert cells[1][2] == "92.9"
+    assert [row[4] for row in cells[1:]] == ["-", "-"]
+    assert cells[2][8] == "-"
+    assert cells[0][12] == "1.5"
+
+
+def test_figures_show_all_methods(held, tmp_path):
+    methods = [
+        pooled("sampler", (0,), [guesses(held.labels, range(10))]),
+        pooled("spmix_border", (0,), [guesses(held.labels, range(3))]),
+    ]
+    axes = report.recall_figure(methods, held).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "sampler",
+        "spmix_border",
+    ]
+    heights = [bar.get_height() for bar in axes.containers[1].patches]
+    assert heights == pytest.approx([90, 90, 90, 100, 100, 100, 100])
+    assert axes.get_xticklabels()[0].get_text() == f"{CLASSES[0]}\n10"
+    points = report.tradeoff_figure(methods, held).axes[0].lines
+    assert points[1].get_ydata()[0] == pytest.approx(100 * (1 - 3 / 70))
+    panel = report.difference_figure({"model": (methods, methods[0])}, held).axes[0]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["spmix_border"]
+
+
+def test_being_mixed_tells_nothing_unless_the_tail_alone_is(images):
+    rows = report.mixing_cue(images, ["tail_only", "p_0.5"]).splitlines()[2:]
+    tail_only, half = ([float(c) for c in row.strip("|").split("|")[1:]] for row in rows)
+    nv = CLASSES.index("NV")
+    assert tail_only[nv] == 0
+    assert tail_only[-1] > 95
+    assert half[-1] < 60
+    assert 35 < half[nv] < 65
+
+
+def test_the_page_keeps_its_text(data, tmp_path, monkeypatch, capsys):
+    out, page = tmp_path / "results", tmp_path / "REPORT.md"
+    marks = ["final", "choose lite0", "choose small", "cue"]
+    page.write_text("".join(f"before {m}\n<!-- {m} -->\nold\n<!-- end -->\n" for m in marks))
+    runs = [
+        engine.Run("sampler", plan.METHODS["sampler"], fold, 0, "small", 6)
+        for fold in ("0", "1", "2")
+    ]
+    images = engine.load_images(data)
+    for run in runs:
+        held = images.labels[images.part(run.fold, held=True)]
+        write_run(out / "small_6", "sampler", run.fold, 0, guesses(held, [0]))
+    command.main(["report", "--data", str(data), "--out", str(out)])
+    text = page.read_text()
+    assert "old" not in text
+    assert all(f"before {mark}\n<!-- {mark} -->\n\n" in text for mark in marks)
+    assert text.count("No runs yet.") == 2
+    assert "| sampler | 3 |" in text
+    assert (tmp_path / "figures" / "ablations.svg").stat().st_size > 1000
+    command.main(["report", "--data", str(data), "--out", str(out)])
+    assert page.read_text() == text
+
+
+def test_a_page_without_a_mark_is_refused():
+    with pytest.raises(ValueError, match="mark `<!-- final -->` in the page"):
+        report.fill("text", "final", "body")
