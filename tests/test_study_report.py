@@ -9,6 +9,8 @@ pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 pytest.importorskip("matplotlib")
 
+from matplotlib.container import BarContainer
+
 from examples.isic2018 import phantom
 from examples.isic2018.data import CLASSES
 from examples.isic2018.study import __main__ as command
@@ -101,7 +103,8 @@ def test_figures_show_all_methods(held, tmp_path):
         "sampler",
         "spmix_border",
     ]
-    heights = [bar.get_height() for bar in axes.containers[1].patches]
+    bars = [one for one in axes.containers if isinstance(one, BarContainer)]
+    heights = [bar.get_height() for bar in bars[1].patches]
     assert heights == pytest.approx([90, 90, 90, 100, 100, 100, 100])
     assert axes.get_xticklabels()[0].get_text() == f"{CLASSES[0]}\n10"
     points = report.tradeoff_figure(methods, held).axes[0].lines
