@@ -17,6 +17,8 @@ BASELINES = {
     "class_balanced": Method(tail_fraction=1.0),
     "sampler": SAMPLER,
     "sampler_mixup": replace(SAMPLER, mixer="mixup", beta=0.4),
+    "sampler_mixup_02": replace(SAMPLER, mixer="mixup", beta=0.2),
+    "sampler_mixup_1": replace(SAMPLER, mixer="mixup", beta=1.0),
     "sampler_cutmix": replace(SAMPLER, mixer="cutmix", beta=1.0),
     "sampler_remix": replace(SAMPLER, mixer="remix", beta=1.0),
     "balanced_mixup": Method(tail_fraction=0.0, mixer="balanced_mixup", beta=0.2),
@@ -24,6 +26,8 @@ BASELINES = {
     "ldam_drw": Method(tail_fraction=0.0, loss="ldam_drw"),
     "logit_adjusted": Method(tail_fraction=0.0, loss="logit_adjusted"),
     "sampler_logit_adjusted": replace(SAMPLER, loss="logit_adjusted"),
+    "mixup_logit_adjusted": replace(SAMPLER, mixer="mixup", beta=0.4, loss="logit_adjusted"),
+    "cutmix_logit_adjusted": replace(SAMPLER, mixer="cutmix", loss="logit_adjusted"),
 }
 
 GUIDANCE = {
@@ -48,6 +52,7 @@ ABLATIONS = {
     "alpha_1": replace(SPMIX, alpha=1.0),
     "floor_0_alpha_1": replace(SPMIX, floor=0.0, alpha=1.0),
     "floor_07": replace(SPMIX, floor=0.7),
+    "saliency_before_crop": replace(SPMIX, saliency_first=True),
     "patch_8": replace(SPMIX, patch_size=8),
     "tail_fraction_025": replace(SPMIX, tail_fraction=0.25),
     "tail_fraction_075": replace(SPMIX, tail_fraction=0.75),
@@ -94,6 +99,12 @@ STAGES = {
         ["spmix_border", "sampler", "spmix_uniform", "sampler_mixup", "spmix_masks"],
         CHOOSING_FOLDS,
         range(2),
+        "lite0",
+    ),
+    "others": _runs(
+        ["sampler_mixup_1", "sampler_mixup_02", "sampler_remix", "balanced_mixup", "cmo"],
+        CHOOSING_FOLDS,
+        range(1),
         "lite0",
     ),
     "ideas": _runs(
