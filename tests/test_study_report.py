@@ -53,7 +53,7 @@ def test_runs_are_pooled_in_the_order_of_the_folds(tmp_path):
             write_run(tmp_path, "sampler", fold, seed, part, seconds=60.0 * (seed + 1))
     write_run(tmp_path, "sampler", "0", 1, guesses(labels))  # fold 1 is missing
     found = report.load_method(tmp_path, "sampler", ["0", "1"])
-    assert (found.seeds, found.runs, found.minutes) == ((0, 2), 4, 2.0)
+    assert (found.seeds, found.runs, found.minutes) == ((0, 2), 4, 1.0)
     assert found.probabilities.shape == (2, 28, 7)
     right = found.probabilities.argmax(2) == labels.repeat(2)
     assert (~right).nonzero().tolist() == [[0, 14], [1, 16]]

@@ -41,6 +41,7 @@ from .partners import DESCRIPTORS, draw_likest
 K = len(CLASSES)
 SIDE = 64
 BATCH = 64
+SOFT_MIXERS = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class Method:
     gamma: float = 1.0
     loss: str = "cross_entropy"  # or logit_adjusted, ldam_drw
     tau: float = 1.0
-    mixer: str = "none"  # mixup, cutmix, remix, balanced_mixup, cmo, spmix, spmix_or_mixup
+    # mixup, cutmix, remix, balanced_mixup, cmo, spmix, or one of two for each batch at random:
+    # spmix_or_mixup, spmix_or_cutmix
+    mixer: str = "none"
     beta: float = 1.0  # parameter of the Beta distribution of the mixer's weight
     saliency: str = "border_contrast"  # a provider, or uniform, random, masks
     center_prior: float | None = None
@@ -274,13 +277,13 @@ class Trainer:
 
     def _make_mixer(self) -> Any:
         method = self.method
-        if method.mixer == "mixup":
-            return v2.MixUp(alpha=method.beta, num_classes=K)
-        if method.mixer == "cutmix":
-            return v2.CutMix(alpha=method.beta, num_classes=K)
-        if method.mixer not in ("spmix", "spmix_or_mixup"):
+        if method.mixer in SOFT_MIXERS:
+            return SOFT_MIXERS[method.mixer](alpha=method.beta, num_classes=K)
+        first, _, second = method.mixer.partition("_or_")
+        if first != "spmix":
             return None
-        self.mixup = v2.MixUp(alpha=method.beta, num_classes=K)
+        if second:
+            self.second_mixer = SOFT_MIXERS[second](alpha=method.beta, num_classes=K)
         constant = {"uniform": torch.ones, "random": torch.rand}
         draw = constant.get(method.saliency)
         given = method.saliency == "masks" or method.saliency_first
@@ -326,11 +329,11 @@ class Trainer:
         method = self.method
         if method.mixer == "none" or epoch >= method.mixed_epochs * self.run.epochs:
             return images, labels
-        if method.mixer == "spmix_or_mixup" and torch.rand(()) < 0.5:
-            return self.mixup(images, labels)
-        if method.mixer in ("spmix", "spmix_or_mixup"):
+        if "_or_" in method.mixer and torch.rand(()) < 0.5:
+            return self.second_mixer(images, labels)
+        if method.mixer.startswith("spmix"):
             return self._mix_patches(views, images, labels, maps)
-        if method.mixer in ("mixup", "cutmix"):
+        if method.mixer in SOFT_MIXERS:
             return self.mixer(images, labels)
         if method.mixer == "remix":
             return remix(images, labels, self.counts, alpha=method.beta, generator=self.generator)

@@ -65,6 +65,8 @@ ABLATIONS = {
 IDEAS = {
     "ratio_soft": replace(SPMIX, target="ratio", normalize="soft_threshold"),
     "or_mixup": replace(SPMIX, mixer="spmix_or_mixup", beta=0.4),
+    "uniform_or_mixup": replace(UNIFORM, mixer="spmix_or_mixup", beta=0.4),
+    "or_cutmix": replace(SPMIX, mixer="spmix_or_cutmix"),
     "similar_skin": replace(SPMIX, match="skin"),
     "similar_size": replace(SPMIX, match="size"),
     "two_backgrounds": replace(SPMIX, backgrounds=2),
@@ -108,17 +110,22 @@ STAGES = {
         "lite0",
     ),
     "ideas": _runs(
+        ["or_mixup", "uniform_or_mixup", "or_cutmix", "spmix_border_soft", "sampler_cutmix"],
+        CHOOSING_FOLDS,
+        range(1),
+        "lite0",
+    ),
+    # One fold each: what did no better than SPMix as it is there was not run further.
+    "tries": _runs(
         [
-            "spmix_border_soft",
             "target_ratio",
-            "or_mixup",
-            "sampler_cutmix",
             "ratio_soft",
             "two_backgrounds",
             "similar_skin",
             "logit_adjusted",
+            "sampler_logit_adjusted",
         ],
-        CHOOSING_FOLDS,
+        CHOOSING_FOLDS[:1],
         range(1),
         "lite0",
     ),
