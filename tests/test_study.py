@@ -1,6 +1,7 @@
 """The study: every method trains, the same for one seed, and results are kept."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,12 @@ from examples.isic2018 import phantom
 from examples.isic2018.study import __main__ as command
 from examples.isic2018.study import engine, plan, predict
 from examples.isic2018.study.engine import Method, Run, Trainer
-from examples.isic2018.study.models import SmallResNet, build_model, replace_classifier
+from examples.isic2018.study.models import (
+    SmallResNet,
+    WideDepthwise,
+    build_model,
+    replace_classifier,
+)
 from examples.isic2018.study.partners import draw_likest, lesion_size, skin_colour
 
 
@@ -171,6 +177,38 @@ def test_two_backgrounds_are_averaged(images):
     torch.testing.assert_close(mixed, (plans[0].images(views) + plans[1].images(views)) / 2)
 
 
+def test_the_strength_of_mixing_is_random_between_none_and_all(images):
+    trainer = Trainer(small_run(plan.METHODS["random_strength"]), images)
+    full = Trainer(small_run(replace(plan.METHODS["random_strength"], random_strength=False)), images)
+    views, labels = torch.rand(64, 3, 64, 64), torch.zeros(64, dtype=torch.int64)
+    mixed, _ = trainer._mix_patches(views, views, labels, None)
+    whole, _ = full._mix_patches(views, views, labels, None)
+    share = (mixed - views).flatten(1).norm(dim=1) / (whole - views).flatten(1).norm(dim=1)
+    assert 0 < share.min() < 0.1
+    assert 0.9 < share.max() < 1
+    assert 0.4 < share.mean() < 0.6
+    torch.testing.assert_close(
+        mixed, torch.lerp(views, whole, share.view(-1, 1, 1, 1)), rtol=0, atol=1e-5
+    )
+
+
+def test_mixup_follows_spmix(images):
+    trainer = Trainer(small_run(plan.METHODS["then_mixup"]), images)
+    seen = []
+    second = trainer.second_mixer
+    trainer.second_mixer = lambda *batch: seen.append(batch) or second(*batch)
+    batch = next(trainer._batches(0))
+    labels = trainer.labels[batch]
+    _, targets = trainer._mix(batch, 0)
+    ((mixed, own),) = seen
+    assert mixed.shape == (engine.BATCH, 3, engine.SIDE, engine.SIDE)
+    torch.testing.assert_close(own, F.one_hot(labels, 7).float())
+    # MixUp rolls the batch by one.
+    share = (targets * own).sum(1)[labels != labels.roll(1)]
+    assert 0 < share.min() < 1
+    torch.testing.assert_close(targets, share[0] * own + (1 - share[0]) * own.roll(1, 0))
+
+
 def test_predictions_survive_writing():
     probabilities = torch.rand(5, 7).softmax(1)
     decoded = engine.decode(engine.encode(probabilities))
@@ -221,6 +259,21 @@ def test_the_last_linear_layer_is_replaced():
     replace_classifier(model, lambda inputs, outputs: torch.nn.Linear(inputs, outputs, bias=False))
     assert model.head.bias is None
     assert model(torch.rand(2, 3, 64, 64)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(2, 1), (4, 1), (7, 1), (16, 2), (8, 2)])
+def test_a_wide_depthwise_convolution_is_the_usual_one(side, stride):
+    convolution = torch.nn.Conv2d(6, 6, 5, stride, groups=6, bias=False).double()
+    convolution.static_padding = torch.nn.ZeroPad2d((1, 2, 1, 2) if stride == 2 else 2)
+    features = torch.rand(3, 6, side, side, dtype=torch.float64, requires_grad=True)
+    inputs = (features, convolution.weight)
+    usual = convolution(convolution.static_padding(features))
+    found = WideDepthwise(convolution)(features)
+    torch.testing.assert_close(found, usual)
+    weights = torch.rand_like(usual)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, weights), torch.autograd.grad(usual, inputs, weights)
+    )
 
 
 def test_unknown_models_are_refused():

