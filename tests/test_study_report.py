@@ -69,7 +69,7 @@ def pooled(name, seeds, probabilities):
 @pytest.fixture
 def held():
     labels = torch.arange(70) % 7
-    return Held(labels, [str(i) for i in range(70)])
+    return Held(labels, [str(i) for i in range(70)], torch.tensor([9, 60, 5, 4, 9, 1, 2]))
 
 
 def test_the_table_compares_on_shared_seeds_and_puts_the_best_first(held):
@@ -139,11 +139,39 @@ def test_the_page_keeps_its_text(data, tmp_path, monkeypatch, capsys):
     text = page.read_text()
     assert "old" not in text
     assert all(f"before {mark}\n<!-- {mark} -->\n\n" in text for mark in marks)
-    assert text.count("No runs yet.") == 2
+    assert text.count("No runs yet.") == 1
+    assert f"0 of {len(plan.STAGES['final'])} runs are done" in text
     assert "| sampler | 3 |" in text
     assert (tmp_path / "figures" / "ablations.svg").stat().st_size > 1000
     command.main(["report", "--data", str(data), "--out", str(out)])
     assert page.read_text() == text
+
+
+def test_final_tables_are_shown_when_all_runs_are_there(data, tmp_path, monkeypatch):
+    names = ["spmix_border", "sampler"]
+    runs = [engine.Run(n, plan.METHODS[n], f, 0) for f in plan.FINAL_FOLDS for n in names]
+    monkeypatch.setattr(report, "FINAL", names)
+    monkeypatch.setitem(report.STAGES, "final", runs)
+    images = engine.load_images(data)
+    for run in runs[:-1]:
+        labels = images.labels[images.part(run.fold, held=True)]
+        wrong = (labels == CLASSES.index("DF")).nonzero().flatten().tolist()
+        write_run(
+            tmp_path / "lite0_6",
+            run.name,
+            run.fold,
+            0,
+            guesses(labels, wrong if run.name == "sampler" else []),
+        )
+    assert report._final(images, tmp_path, tmp_path).startswith("5 of 6 runs are done")
+    write_run(tmp_path / "lite0_6", "sampler", "test", 0, guesses(labels, wrong))
+    text = report._final(images, tmp_path, tmp_path)
+    assert text.count("| sampler | 3 | 85.7 |") == 1
+    assert text.count("| sampler | 2 | 85.7 |") == 1
+    assert text.count("| sampler | 1 | 85.7 |") == 1
+    all_df = "+14.3 (14.3 to 14.3) | +25.0 (25.0 to 25.0) | +33.3 (33.3 to 33.3)"
+    assert text.count(f"| `sampler` | {all_df} | +0.0 (0.0 to 0.0) |") == 3
+    assert (tmp_path / "recall.svg").exists()
 
 
 def test_a_page_without_a_mark_is_refused():

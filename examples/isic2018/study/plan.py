@@ -70,6 +70,8 @@ IDEAS = {
     "or_cutmix": replace(SPMIX, mixer="spmix_or_cutmix"),
     "then_mixup": replace(SOFT, mixer="spmix_then_mixup", beta=0.4),
     "uniform_then_mixup": replace(UNIFORM, mixer="spmix_then_mixup", beta=0.4),
+    "clean_lesion": replace(SOFT, floor=0.6, alpha=1.0),
+    "features": replace(SPMIX, mix_at="features", patch_size=8),
     "random_strength": replace(SOFT, floor=0.0, alpha=1.0, random_strength=True),
     "similar_skin": replace(SPMIX, match="skin"),
     "similar_size": replace(SPMIX, match="size"),
@@ -79,11 +81,14 @@ IDEAS = {
 
 METHODS = {**BASELINES, **GUIDANCE, **ABLATIONS, **IDEAS}
 
+# The final comparison, the best of SPMix first.
+FINAL = ["spmix_border", "sampler", "sampler_mixup", "spmix_uniform"]
+
 CHOOSING_FOLDS = ("0", "1", "2")
 FINAL_FOLDS = ("3", "4", "test")
 
 # Minutes a run on one core, for the budget.
-MINUTES = {"lite0": 8.5, "small": 2.5}
+MINUTES = {"lite0": 6.0, "small": 2.0}
 
 
 def _runs(names: list[str], folds: tuple[str, ...], seeds: range, model: str) -> list[Run]:
@@ -133,4 +138,5 @@ STAGES = {
         range(1),
         "lite0",
     ),
+    "final": _runs(FINAL, FINAL_FOLDS, range(5), "lite0"),
 }

@@ -11,9 +11,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from spmix_aug import class_counts
+
 from ..data import CLASSES
 from .engine import Images, Run, Trainer, decode
-from .plan import CHOOSING_FOLDS, FINAL_FOLDS, METHODS
+from .plan import CHOOSING_FOLDS, FINAL, FINAL_FOLDS, METHODS, STAGES
 from .statistics import adjust_to_nv_recall, compare, measure, summarise
 
 HEADER = (
@@ -36,16 +38,21 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Held:
-    """The images of some folds, in the order of the predictions."""
+    """The images of some folds, in the order of the predictions, and training images a class."""
 
     labels: Tensor
     lesions: list[str]
+    counts: Tensor
 
 
 def held_images(images: Images, folds: Sequence[str]) -> Held:
     """Take the labels and lesions of folds, one fold after the other."""
     places = torch.cat([images.part(fold, held=True) for fold in folds])
-    return Held(images.labels[places], [images.lesions[i] for i in places.tolist()])
+    return Held(
+        images.labels[places],
+        [images.lesions[i] for i in places.tolist()],
+        class_counts(images.labels[images.part("test", held=False)], len(CLASSES)),
+    )
 
 
 def load_method(
@@ -128,10 +135,27 @@ def _against(method: Pooled, base: Pooled | None, held: Held) -> str:
     if base is None or method is base:
         return "-"
     found = difference(method, base, held)
-    if found is None:
-        return "-"
-    low, high = found["balanced_accuracy"]["interval"]
-    return f"{100 * found['balanced_accuracy']['mean']:+.1f} ({span(low, high)})"
+    return "-" if found is None else signed(found["balanced_accuracy"])
+
+
+def signed(found: dict[str, Any]) -> str:
+    """Write a difference and its interval in percentage points."""
+    return f"{100 * found['mean']:+.1f} ({span(*found['interval'])})"
+
+
+def differences(method: Pooled, others: Sequence[Pooled], held: Held) -> str:
+    """Write a method minus each of some others, image by image and seed by seed."""
+    keys = ("balanced_accuracy", "tail_recall", "rare_recall", "nv_recall")
+    lines = [
+        f"| `{method.name}` minus | balanced accuracy | tail | rare | NV |\n",
+        "| --- | --- | --- | --- | --- |\n",
+    ]
+    for other in others:
+        found = difference(method, other, held)
+        if found is not None:
+            cells = [f"`{other.name}`", *(signed(found[key]) for key in keys)]
+            lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
 def _at_equal_nv(method: Pooled, base: Pooled | None, held: Held) -> str:
@@ -143,7 +167,7 @@ def _at_equal_nv(method: Pooled, base: Pooled | None, held: Held) -> str:
         nv_recall = float(measure(theirs, held.labels)["nv_recall"])  # type: ignore[arg-type]
         if not 0 < nv_recall < 1:  # a sampler that has learnt nothing yet, or all
             return "-"
-        adjusted = adjust_to_nv_recall(mine, held.labels, nv_recall)
+        adjusted = adjust_to_nv_recall(mine, held.labels, held.counts, nv_recall)
         values.append(float(measure(adjusted, held.labels)["balanced_accuracy"]))  # type: ignore[arg-type]
     return percent(sum(values) / len(values))
 
@@ -287,13 +311,31 @@ def write_report(images: Images, out: Path, page: Path) -> None:
             _save(tradeoff_figure(methods, held), figures / "tradeoff.svg")
     if panels:
         _save(difference_figure(panels, held), figures / "ablations.svg")
-    final = _load_all(out / "lite0_6", FINAL_FOLDS)
-    if final:
-        held = held_images(images, FINAL_FOLDS)
-        _save(recall_figure(final, held), figures / "recall.svg")
-    text = fill(text, "final", table(final, held) if final else "No runs yet.\n")
+    text = fill(text, "final", _final(images, out, figures))
     text = fill(text, "cue", mixing_cue(images, ["tail_only", "spmix_border", "p_0.5"]))
     page.write_text(text, encoding="utf-8")
+
+
+def _final(images: Images, out: Path, figures: Path) -> str:
+    """Write the final tables once all runs are done: the images of the test are looked at once."""
+    runs = STAGES["final"]
+    done = sum((out / run.path).exists() for run in runs)
+    if done < len(runs):
+        return f"{done} of {len(runs)} runs are done; their results are shown when all are.\n"
+    folder, seeds = (out / runs[0].path).parents[1], sorted({run.seed for run in runs})
+    parts = []
+    for title, folds in {
+        "Folds 3 and 4 and the test images": FINAL_FOLDS,
+        "Folds 3 and 4 alone": ("3", "4"),
+        "The test images alone": ("test",),
+    }.items():
+        loaded = [load_method(folder, name, folds, seeds) for name in FINAL]
+        best, *others = methods = [method for method in loaded if method is not None]
+        held = held_images(images, folds)
+        parts.append(f"{title}:\n\n{table(methods, held)}\n{differences(best, others, held)}")
+        if folds == FINAL_FOLDS:
+            _save(recall_figure(methods, held), figures / "recall.svg")
+    return "\n".join(parts)
 
 
 def fill(text: str, name: str, body: str) -> str:

@@ -72,23 +72,24 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     return float(torch.bincount(torch.bucketize(confidence, edges), gap).abs().sum() / len(labels))
 
 
-def adjust(probabilities: Tensor, labels: Tensor, tau: float) -> Tensor:
-    """Divide probabilities `(N,7)` by the classes' shares in `labels` to the power of `tau`.
+def adjust(probabilities: Tensor, counts: Tensor, tau: float) -> Tensor:
+    """Divide probabilities `(N,7)` by the classes' shares in `counts (7,)` to the power of `tau`.
 
     The logit adjustment after training (Menon et al., ICLR 2021, section 4.1): rare classes are
     named more often for positive `tau`, less often for a negative one.
     """
-    counts = torch.bincount(labels, minlength=len(CLASSES)).double()
-    shifted = probabilities.double() * (counts / counts.sum()) ** -tau
+    shifted = probabilities.double() * (counts / counts.sum()).double() ** -tau
     return shifted / shifted.sum(dim=-1, keepdim=True)
 
 
-def adjust_to_nv_recall(probabilities: Tensor, labels: Tensor, nv_recall: float) -> Tensor:
+def adjust_to_nv_recall(
+    probabilities: Tensor, labels: Tensor, counts: Tensor, nv_recall: float
+) -> Tensor:
     """Adjust probabilities `(N,7)` so that NV is recalled as often as asked, or barely less.
 
     What a method gains by naming rare classes more often, any method can have; at the same recall
     of NV, what it tells apart better is left. One number is fitted on the images themselves, for
-    all methods alike.
+    all methods alike. `counts (7,)` are those of the training images.
 
     Raises:
         ValueError: `nv_recall` is not in (0, 1) or out of reach.
@@ -96,7 +97,7 @@ def adjust_to_nv_recall(probabilities: Tensor, labels: Tensor, nv_recall: float)
     nevi = labels == CLASSES.index("NV")
 
     def recall(tau: float) -> float:
-        named = adjust(probabilities, labels, tau)[nevi].argmax(dim=1)
+        named = adjust(probabilities, counts, tau)[nevi].argmax(dim=1)
         return float((named == CLASSES.index("NV")).double().mean())
 
     low, high = -8.0, 8.0
@@ -105,7 +106,7 @@ def adjust_to_nv_recall(probabilities: Tensor, labels: Tensor, nv_recall: float)
     for _ in range(40):  # the recall falls as tau grows
         middle = (low + high) / 2
         low, high = (middle, high) if recall(middle) > nv_recall else (low, middle)
-    return adjust(probabilities, labels, high)
+    return adjust(probabilities, counts, high)
 
 
 def resample_weights(size: int, draws: int, generator: torch.Generator) -> Tensor:
