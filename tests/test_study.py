@@ -211,21 +211,23 @@ def test_features_are_mixed_by_the_plan_once(images, monkeypatch):
     assert again.shape == views.shape == (64, 3, 64, 64)
 
 
-def test_mixup_follows_spmix(images):
-    trainer = Trainer(small_run(plan.METHODS["then_mixup"]), images)
+def test_mixup_pairs_samples_of_both_halves_of_the_batch(images):
+    trainer = Trainer(small_run(plan.METHODS["sampler_mixup"]), images)
     seen = []
-    second = trainer.second_mixer
-    trainer.second_mixer = lambda *batch: seen.append(batch) or second(*batch)
+    mixup = trainer.mixer
+    trainer.mixer = lambda *batch: seen.append(batch) or mixup(*batch)
     batch = next(trainer._batches(0))
-    labels = trainer.labels[batch]
+    ordered, _ = trainer._views(batch)
+    trainer._views = lambda batch: (ordered, None)
     _, targets = trainer._mix(batch, 0)
-    ((mixed, own),) = seen
-    assert mixed.shape == (engine.BATCH, 3, engine.SIDE, engine.SIDE)
-    torch.testing.assert_close(own, F.one_hot(labels, 7).float())
+    ((shuffled, labels),) = seen
+    place = torch.cdist(shuffled.flatten(1), engine.normalized(ordered).flatten(1)).argmin(1)
+    assert sorted(place.tolist()) == list(range(engine.BATCH))
+    assert labels.tolist() == trainer.labels[batch][place].tolist()
     # MixUp rolls the batch by one.
-    share = (targets * own).sum(1)[labels != labels.roll(1)]
-    assert 0 < share.min() < 1
-    torch.testing.assert_close(targets, share[0] * own + (1 - share[0]) * own.roll(1, 0))
+    across = (place < engine.BATCH / 2) != (place.roll(1) < engine.BATCH / 2)
+    assert across.sum() > engine.BATCH / 4
+    assert targets.shape == (engine.BATCH, 7)
 
 
 def test_predictions_survive_writing():
@@ -252,8 +254,17 @@ def test_finished_runs_are_not_run_again(data, tmp_path, monkeypatch, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == times
 
 
+def test_the_final_stage_shows_nothing(data, tmp_path, monkeypatch, capsys):
+    runs = [Run("sampler", plan.SAMPLER, fold, 0, "small", 1) for fold in ("3", "test")]
+    monkeypatch.setitem(command.STAGES, "final", runs)
+    command.main(["final", "--data", str(data), "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert said == "0 runs left; the report shows them when all are done\n"
+
+
 def test_kept_weights_predict_what_the_run_predicted(data, images, tmp_path, monkeypatch):
     run = small_run(plan.SAMPLER)
+    monkeypatch.setitem(plan.METHODS, run.name, run.method)
     monkeypatch.setitem(command.STAGES, "screen", [run])
     command.main(["screen", "--data", str(data), "--out", str(tmp_path), "--weights"])
     result = json.loads((tmp_path / run.path).read_text())

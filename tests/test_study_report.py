@@ -1,6 +1,7 @@
 """The study's report: runs are pooled by fold and seed, and tables say what was measured."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -35,7 +36,12 @@ def images(data):
 def write_run(folder, name, fold, seed, probabilities, seconds=60.0):
     path = folder / name / f"fold{fold}_seed{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"probabilities": engine.encode(probabilities), "seconds": seconds}))
+    result = {
+        "method": asdict(plan.METHODS[name]),
+        "probabilities": engine.encode(probabilities),
+        "seconds": seconds,
+    }
+    path.write_text(json.dumps(result))
 
 
 def guesses(labels, wrong=()):
@@ -60,6 +66,14 @@ def test_runs_are_pooled_in_the_order_of_the_folds(tmp_path):
     assert report.load_method(tmp_path, "sampler", ["0", "1"], [0, 1]) is None
     assert report.load_method(tmp_path, "sampler", ["0", "1"], [2]).seeds == (2,)
     assert report.load_method(tmp_path, "nothing", ["0"]) is None
+
+
+def test_results_of_other_settings_are_refused(tmp_path, monkeypatch):
+    write_run(tmp_path, "spmix_border", "0", 0, guesses(torch.arange(7)))
+    assert report.load_method(tmp_path, "spmix_border", ["0"]).runs == 1
+    monkeypatch.setitem(plan.METHODS, "spmix_border", engine.Method(mixer="spmix", p=0.7))
+    with pytest.raises(ValueError, match=r"`spmix_border`.*differ in \['p'\]"):
+        report.load_method(tmp_path, "spmix_border", ["0"])
 
 
 def pooled(name, seeds, probabilities):
@@ -172,6 +186,8 @@ def test_final_tables_are_shown_when_all_runs_are_there(data, tmp_path, monkeypa
     all_df = "+14.3 (14.3 to 14.3) | +25.0 (25.0 to 25.0) | +33.3 (33.3 to 33.3)"
     assert text.count(f"| `sampler` | {all_df} | +0.0 (0.0 to 0.0) |") == 3
     assert (tmp_path / "recall.svg").exists()
+    row = next(line for line in text.splitlines() if line.startswith("| sampler | 100.0 (100.0"))
+    assert [cell.split()[0] for cell in row.split("|")[2:-1]] == ["100.0"] * 5 + ["0.0", "100.0"]
 
 
 def test_a_page_without_a_mark_is_refused():

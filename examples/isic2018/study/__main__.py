@@ -20,9 +20,10 @@ from .report import held_images, load_method, table, write_report
 from .worker import start_worker, work
 
 
-def missing(runs: Sequence[Run], out: Path) -> list[Run]:
-    """Choose the runs that have no result yet."""
-    return [run for run in runs if not (out / run.path).exists()]
+def missing(runs: Sequence[Run], out: Path, weights: bool = False) -> list[Run]:
+    """Choose the runs that have no result yet, or no weights where those are wanted too."""
+    suffix = ".pt" if weights else ".json"
+    return [run for run in runs if not (out / run.path).with_suffix(suffix).exists()]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,13 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--minutes", type=float, help="start no run that would end later")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
-    parser.add_argument("--weights", action="store_true", help="keep each new run's weights too")
+    parser.add_argument(
+        "--weights", action="store_true", help="keep weights too, beside each result"
+    )
     options = parser.parse_args(arguments)
     if options.stage == "report":
         write_report(load_images(options.data), options.out, options.out.parent / "REPORT.md")
         return
     runs = STAGES[options.stage]
-    todo = missing(runs, options.out)
+    todo = missing(runs, options.out, options.weights)
     budget = sum(MINUTES[run.model] for run in todo) / options.jobs
     print(f"{len(runs)} runs, {len(todo)} to do: about {budget:.0f} minutes", file=sys.stderr)
     deadline = None if options.minutes is None else time.time() + 60 * options.minutes
@@ -56,7 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for run, spent in zip(todo, seconds, strict=True):
             if spent is not None:
                 print(f"{run.path}: {spent:.0f} s", file=sys.stderr, flush=True)
-    print(_table(runs, load_images(options.data), options.out))
+    if options.stage == "final":  # its test images are looked at once, in the report
+        print(
+            f"{len(missing(runs, options.out))} runs left; the report shows them when all are done"
+        )
+    else:
+        print(_table(runs, load_images(options.data), options.out))
 
 
 def _table(runs: Sequence[Run], images: Images, out: Path) -> str:

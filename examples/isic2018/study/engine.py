@@ -52,9 +52,7 @@ class Method:
     gamma: float = 1.0
     loss: str = "cross_entropy"  # or logit_adjusted, ldam_drw
     tau: float = 1.0
-    # mixup, cutmix, remix, balanced_mixup, cmo, spmix; one of two for each batch at random,
-    # spmix_or_mixup, spmix_or_cutmix; or one after the other, spmix_then_mixup
-    mixer: str = "none"
+    mixer: str = "none"  # mixup, cutmix, remix, balanced_mixup, cmo, spmix
     beta: float = 1.0  # parameter of the Beta distribution of the mixer's weight
     saliency: str = "border_contrast"  # a provider, or uniform, random, masks
     center_prior: float | None = None
@@ -237,6 +235,7 @@ class Trainer:
             tail_fraction=self.method.tail_fraction,
             gamma=self.method.gamma,
             seed=self.run.seed,
+            drop_last=self.method.tail_fraction == 0,  # a last batch is filled with balanced draws
         )
         drawn = 0
         while drawn < self.steps:
@@ -284,11 +283,8 @@ class Trainer:
         method = self.method
         if method.mixer in SOFT_MIXERS:
             return SOFT_MIXERS[method.mixer](alpha=method.beta, num_classes=K)
-        if not method.mixer.startswith("spmix"):
-            return None
         if method.mixer != "spmix":
-            second = method.mixer.rpartition("_")[2]
-            self.second_mixer = SOFT_MIXERS[second](alpha=method.beta, num_classes=K)
+            return None
         constant = {"uniform": torch.ones, "random": torch.rand}
         draw = constant.get(method.saliency)
         given = method.saliency == "masks" or method.saliency_first
@@ -334,13 +330,13 @@ class Trainer:
         method = self.method
         if method.mixer == "none" or epoch >= method.mixed_epochs * self.run.epochs:
             return images, labels
-        if "_or_" in method.mixer and torch.rand(()) < 0.5:
-            return self.second_mixer(images, labels)
-        if method.mixer.startswith("spmix"):
-            mixed = self._mix_patches(views, images, labels, maps)
-            return self.second_mixer(*mixed) if "_then_" in method.mixer else mixed
+        if method.mixer == "spmix":
+            return self._mix_patches(views, images, labels, maps)
         if method.mixer in SOFT_MIXERS:
-            return self.mixer(images, labels)
+            # They pair neighbours, and the sampler puts its two halves one after the other.
+            order = torch.randperm(BATCH)
+            mixed: tuple[Tensor, Tensor] = self.mixer(images[order], labels[order])
+            return mixed
         if method.mixer == "remix":
             return remix(images, labels, self.counts, alpha=method.beta, generator=self.generator)
         other, classes = self._balanced_views()

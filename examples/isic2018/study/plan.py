@@ -7,6 +7,7 @@ from .engine import Method, Run
 SAMPLER = Method()
 SPMIX = Method(mixer="spmix", p=1.0)
 SOFT = replace(SPMIX, normalize="soft_threshold")
+CLEAN = replace(SOFT, floor=0.6, alpha=1.0)
 UNIFORM = replace(SPMIX, saliency="uniform")
 
 # The papers' own, as the study can run it: every sample mixed, fine-grained saliency.
@@ -58,19 +59,17 @@ ABLATIONS = {
     "tail_fraction_025": replace(SPMIX, tail_fraction=0.25),
     "tail_fraction_075": replace(SPMIX, tail_fraction=0.75),
     "gamma_05": replace(SPMIX, gamma=0.5),
-    "less_at_the_end": replace(SPMIX, mixed_epochs=0.67),
-    "logit_adjusted": replace(SPMIX, loss="logit_adjusted"),
+    "less_at_the_end": replace(SPMIX, mixed_epochs=2 / 3),
+    "spmix_logit_adjusted": replace(SPMIX, loss="logit_adjusted"),
 }
 
 # Beyond the paper: what might make guidance pay.
 IDEAS = {
     "ratio_soft": replace(SOFT, target="ratio"),
-    "or_mixup": replace(SPMIX, mixer="spmix_or_mixup", beta=0.4),
-    "uniform_or_mixup": replace(UNIFORM, mixer="spmix_or_mixup", beta=0.4),
-    "or_cutmix": replace(SPMIX, mixer="spmix_or_cutmix"),
-    "then_mixup": replace(SOFT, mixer="spmix_then_mixup", beta=0.4),
-    "uniform_then_mixup": replace(UNIFORM, mixer="spmix_then_mixup", beta=0.4),
-    "clean_lesion": replace(SOFT, floor=0.6, alpha=1.0),
+    "clean_lesion": CLEAN,
+    "clean_lesion_03": replace(CLEAN, floor=0.3),
+    "clean_lesion_masks": replace(CLEAN, saliency="masks"),
+    "clean_lesion_logit_adjusted": replace(CLEAN, loss="logit_adjusted"),
     "features": replace(SPMIX, mix_at="features", patch_size=8),
     "random_strength": replace(SOFT, floor=0.0, alpha=1.0, random_strength=True),
     "similar_skin": replace(SPMIX, match="skin"),
@@ -119,7 +118,16 @@ STAGES = {
         "lite0",
     ),
     "ideas": _runs(
-        ["or_mixup", "uniform_or_mixup", "or_cutmix", "spmix_border_soft", "sampler_cutmix"],
+        [
+            "clean_lesion",
+            "clean_lesion_03",
+            "clean_lesion_masks",
+            "random_strength",
+            "spmix_uniform_065",
+            "spmix_border_soft",
+            "ratio_soft",
+            "sampler_cutmix",
+        ],
         CHOOSING_FOLDS,
         range(1),
         "lite0",
@@ -131,7 +139,7 @@ STAGES = {
             "ratio_soft",
             "two_backgrounds",
             "similar_skin",
-            "logit_adjusted",
+            "spmix_logit_adjusted",
             "sampler_logit_adjusted",
         ],
         CHOOSING_FOLDS[:1],

@@ -65,6 +65,9 @@ def load_method(
         name: of the method.
         folds: that are pooled.
         seeds: those wanted, all of them; None for those there are.
+
+    Raises:
+        ValueError: if a run's settings are not those that the plan has for the method.
     """
 
     def path(fold: str, seed: int) -> Path:
@@ -75,6 +78,13 @@ def load_method(
     if not found or (seeds is not None and len(found) < len(seeds)):
         return None
     results = [[json.loads(path(fold, s).read_text()) for fold in folds] for s in found]
+    for result in (one for row in results for one in row):
+        changed = {k for k, v in result["method"].items() if getattr(METHODS[name], k, v) != v}
+        if changed:
+            raise ValueError(
+                f"Expected the results of `{name}` to be of its settings in the plan, but they "
+                f"differ in {sorted(changed)}: delete those results, or rename the method."
+            )
     probabilities = [torch.cat([decode(one["probabilities"]) for one in row]) for row in results]
     seconds = [one["seconds"] for row in results for one in row]
     return Pooled(
@@ -141,6 +151,19 @@ def _against(method: Pooled, base: Pooled | None, held: Held) -> str:
 def signed(found: dict[str, Any]) -> str:
     """Write a difference and its interval in percentage points."""
     return f"{100 * found['mean']:+.1f} ({span(*found['interval'])})"
+
+
+def recalls(methods: Sequence[Pooled], held: Held) -> str:
+    """Write the recall of each class with its interval, and the class's images."""
+    counts = torch.bincount(held.labels).tolist()
+    heads = [f"{name} ({count})" for name, count in zip(CLASSES, counts, strict=True)]
+    lines = [f"| recall | {' | '.join(heads)} |\n", f"| --- |{' --- |' * len(CLASSES)}\n"]
+    for method in methods:
+        summary = summarise(method.probabilities, held.labels, held.lesions)
+        found = [summary[f"recall_{name}"] for name in CLASSES]
+        cells = [f"{percent(one['mean'])} ({span(*one['interval'])})" for one in found]
+        lines.append(f"| {method.name} | {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
 def differences(method: Pooled, others: Sequence[Pooled], held: Held) -> str:
@@ -334,6 +357,7 @@ def _final(images: Images, out: Path, figures: Path) -> str:
         held = held_images(images, folds)
         parts.append(f"{title}:\n\n{table(methods, held)}\n{differences(best, others, held)}")
         if folds == FINAL_FOLDS:
+            parts.append(recalls(methods, held))
             _save(recall_figure(methods, held), figures / "recall.svg")
     return "\n".join(parts)
 
