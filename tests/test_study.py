@@ -43,7 +43,7 @@ def small_run(method, **kwargs):
     return Run("tried", method, model="small", epochs=1, **kwargs)
 
 
-@pytest.mark.parametrize("name", [n for n, m in plan.METHODS.items() if m.mix_at == "pixels"])
+@pytest.mark.parametrize("name", plan.METHODS)
 def test_every_method_trains(images, name):
     result = Trainer(small_run(plan.METHODS[name]), images).result()
     probabilities = engine.decode(result["probabilities"])
@@ -192,23 +192,6 @@ def test_the_strength_of_mixing_is_random_between_none_and_all(images):
     torch.testing.assert_close(
         mixed, torch.lerp(views, whole, share.view(-1, 1, 1, 1)), rtol=0, atol=1e-5
     )
-
-
-def test_features_are_mixed_by_the_plan_once(images, monkeypatch):
-    model = torch.nn.Linear(2, 2)
-    model._blocks = torch.nn.ModuleList(torch.nn.Identity() for _ in range(5))
-    monkeypatch.setattr(engine, "build_model", lambda name, classes: model)
-    trainer = Trainer(small_run(plan.METHODS["features"]), images)
-    batch = next(trainer._batches(0))
-    views, _ = trainer._mix(batch, 0)
-    mix = trainer.feature_plan
-    features = torch.rand(64, 3, 8, 8)
-    found = trainer.model._blocks[4](features)
-    ratios = mix.ratios.unsqueeze(1)
-    torch.testing.assert_close(found, ratios * features + (1 - ratios) * features[mix.partner])
-    assert trainer.model._blocks[4](features) is features
-    again, _ = trainer._mix(batch, 0)
-    assert again.shape == views.shape == (64, 3, 64, 64)
 
 
 def test_mixup_pairs_samples_of_both_halves_of_the_batch(images):

@@ -21,7 +21,7 @@ from torchvision.ops import roi_align
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from spmix_aug import MixPlan, SaliencyPatchMix, TailHeadPairSampler, class_counts
+from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
 from spmix_aug.saliency import PROVIDERS, BorderContrast
 
 from ..data import CLASSES, LesionImages, folds_of, read_records
@@ -65,7 +65,6 @@ class Method:
     mixed_classes: str = "all"  # or tail: only classes with fewer images than the largest
     pairing: str = "relative"  # or any; balanced: partners from a second, class-balanced loader
     match: str = "nothing"  # or skin, size: the likest of a few eligible partners
-    mix_at: str = "pixels"  # or features: inside `lite0`, at an eighth of the images' resolution
     backgrounds: int = 1  # partners of each sample, whose mixes are averaged
     random_strength: bool = False  # each sample takes a random share, 0 to 1, of its partner's part
     target: str = "own"
@@ -199,9 +198,6 @@ class Trainer:
             self.optimizer, 1e-3, total_steps=run.epochs * self.steps
         )
         self.mixer = self._make_mixer()
-        self.feature_plan: MixPlan | None = None
-        if self.method.mix_at == "features":
-            self.model.get_submodule("_blocks.4").register_forward_hook(self._mix_features)
         self.maps = self._whole_maps() if self.method.saliency_first else None
         self.ldam = LDAMLoss(self.counts) if self.method.loss == "ldam_drw" else None
 
@@ -373,18 +369,8 @@ class Trainer:
                 strength = torch.rand(len(labels), 1, 1, generator=self.generator)
                 plan = replace(plan, ratios=1 - strength * (1 - plan.ratios))
             plans.append(plan)
-        if self.method.mix_at == "features":
-            (self.feature_plan,) = plans
-            return images, plans[0].targets
         mixed = torch.stack([plan.images(images) for plan in plans]).mean(dim=0)
         return mixed, torch.stack([plan.targets for plan in plans]).mean(dim=0)
-
-    def _mix_features(self, module: nn.Module, inputs: Any, features: Tensor) -> Tensor:
-        """Mix features `(B,D,H/8,W/8)` by the plan of this step, if there is one."""
-        plan, self.feature_plan = self.feature_plan, None
-        if plan is None:
-            return features
-        return torch.lerp(features[plan.partner], features, plan.ratios.unsqueeze(1))
 
     def _mix_with_balanced(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix every sample with one of a class-balanced loader, as the authors' code does."""
