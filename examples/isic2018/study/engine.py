@@ -65,6 +65,7 @@ class Method:
     mixed_classes: str = "all"  # or tail: only classes with fewer images than the largest
     pairing: str = "relative"  # or any; balanced: partners from a second, class-balanced loader
     match: str = "nothing"  # or skin, size: the likest of a few eligible partners
+    mixup_after: float = 0.0  # Beta parameter of a MixUp of what SPMix has made, 0 for none
     backgrounds: int = 1  # partners of each sample, whose mixes are averaged
     random_strength: bool = False  # each sample takes a random share, 0 to 1, of its partner's part
     target: str = "own"
@@ -275,10 +276,8 @@ class Trainer:
 
     # ------------------------------------------------------------------------------- mixing
 
-    def _make_mixer(self) -> Any:
+    def _make_mixer(self) -> SaliencyPatchMix | None:
         method = self.method
-        if method.mixer in SOFT_MIXERS:
-            return SOFT_MIXERS[method.mixer](alpha=method.beta, num_classes=K)
         if method.mixer != "spmix":
             return None
         constant = {"uniform": torch.ones, "random": torch.rand}
@@ -327,12 +326,14 @@ class Trainer:
         if method.mixer == "none" or epoch >= method.mixed_epochs * self.run.epochs:
             return images, labels
         if method.mixer == "spmix":
-            return self._mix_patches(views, images, labels, maps)
+            mixed = self._mix_patches(views, images, labels, maps)
+            return (
+                self._mix_softly("mixup", method.mixup_after, *mixed)
+                if method.mixup_after
+                else mixed
+            )
         if method.mixer in SOFT_MIXERS:
-            # They pair neighbours, and the sampler puts its two halves one after the other.
-            order = torch.randperm(BATCH)
-            mixed: tuple[Tensor, Tensor] = self.mixer(images[order], labels[order])
-            return mixed
+            return self._mix_softly(method.mixer, method.beta, images, labels)
         if method.mixer == "remix":
             return remix(images, labels, self.counts, alpha=method.beta, generator=self.generator)
         other, classes = self._balanced_views()
@@ -349,6 +350,17 @@ class Trainer:
             alpha=method.beta,
             generator=self.generator,
         )
+
+    def _mix_softly(
+        self, mixer: str, beta: float, images: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mix by torchvision's MixUp or CutMix."""
+        # They pair neighbours, and the sampler puts its two halves one after the other.
+        order = torch.randperm(len(images))
+        mixed: tuple[Tensor, Tensor] = SOFT_MIXERS[mixer](alpha=beta, num_classes=K)(
+            images[order], targets[order]
+        )
+        return mixed
 
     def _mix_patches(
         self, views: Tensor, images: Tensor, labels: Tensor, maps: Tensor | None

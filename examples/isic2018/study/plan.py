@@ -70,6 +70,8 @@ IDEAS = {
     "clean_lesion_03": replace(CLEAN, floor=0.3),
     "clean_lesion_any": replace(CLEAN, pairing="any"),
     "soft_any": replace(SOFT, pairing="any"),
+    "clean_then_mixup": replace(CLEAN, mixup_after=0.4),
+    "clean_half_then_mixup": replace(CLEAN, p=0.5, mixup_after=0.4),
     "clean_lesion_masks": replace(CLEAN, saliency="masks"),
     "clean_lesion_logit_adjusted": replace(CLEAN, loss="logit_adjusted"),
     "random_strength": replace(SOFT, floor=0.0, alpha=1.0, random_strength=True),
