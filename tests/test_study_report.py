@@ -107,6 +107,31 @@ def test_the_table_compares_on_shared_seeds_and_puts_the_best_first(held):
     assert cells[0][12] == "1.5"
 
 
+def test_methods_are_adjusted_to_the_nv_recall_of_the_base_on_each_seed(held):
+    generator = torch.Generator().manual_seed(0)
+    hint = torch.nn.functional.one_hot(held.labels, 7)
+    drawn = [(torch.randn(70, 7, generator=generator) + hint).softmax(1) for _ in range(5)]
+    method, base = pooled("mine", (0, 1, 2), drawn[:3]), pooled("sampler", (2, 0), drawn[3:])
+    found = report.at_equal_nv(method, base, held)
+    nevi = held.labels == CLASSES.index("NV")
+
+    def hits(probabilities):
+        return (probabilities[nevi].argmax(1) == CLASSES.index("NV")).sum()
+
+    assert found.seeds == (0, 2)
+    assert hits(found.probabilities[0]) == hits(base.probabilities[1])
+    assert hits(found.probabilities[1]) == hits(base.probabilities[0])
+    assert report.at_equal_nv(method, None, held) is None
+    assert report.at_equal_nv(method, pooled("sampler", (5,), drawn[3:4]), held) is None
+    (row,) = report.differences(method, [base], base, held).splitlines()[2:]
+    cell = row.split("|")[-2].split()[0]
+    shared = [
+        [float(report.measure(p, held.labels)["balanced_accuracy"]) for p in ps]
+        for ps in (found.probabilities, report.at_equal_nv(base, base, held).probabilities)
+    ]
+    assert float(cell) == pytest.approx(50 * (sum(shared[0]) - sum(shared[1])), abs=0.051)
+
+
 def test_figures_show_all_methods(held, tmp_path):
     methods = [
         pooled("sampler", (0,), [guesses(held.labels, range(10))]),

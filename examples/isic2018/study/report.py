@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,9 @@ def table(methods: Sequence[Pooled], held: Held) -> str:
         cells = [method.name, str(method.runs), percent(balanced), span(low, high)]
         cells += [_against(method, base, held)]
         cells += [percent(summary[k]["mean"]) for k in ("tail_recall", "rare_recall", "nv_recall")]
-        cells += [_at_equal_nv(method, base, held)]
+        adjusted = at_equal_nv(method, base, held)
+        alike = adjusted and summarise(adjusted.probabilities, held.labels, held.lesions, draws=1)
+        cells += [percent(alike["balanced_accuracy"]["mean"]) if alike else "-"]
         for key in ("macro_f1", "auroc", "calibration_error"):
             cells.append(percent(sum(float(m[key]) for m in each) / len(each)))  # type: ignore[arg-type]
         cells.append(f"{method.minutes:.1f}")
@@ -166,33 +168,41 @@ def recalls(methods: Sequence[Pooled], held: Held) -> str:
     return "".join(lines)
 
 
-def differences(method: Pooled, others: Sequence[Pooled], held: Held) -> str:
-    """Write a method minus each of some others, image by image and seed by seed."""
+def differences(method: Pooled, others: Sequence[Pooled], base: Pooled, held: Held) -> str:
+    """Write a method minus each of some others, image by image and seed by seed.
+
+    The last column is balanced accuracy with both adjusted to the NV recall of `base`.
+    """
     keys = ("balanced_accuracy", "tail_recall", "rare_recall", "nv_recall")
     lines = [
-        f"| `{method.name}` minus | balanced accuracy | tail | rare | NV |\n",
-        "| --- | --- | --- | --- | --- |\n",
+        f"| `{method.name}` minus | balanced accuracy | tail | rare | NV "
+        f"| balanced accuracy, both at the NV recall of `{base.name}` |\n",
+        "| --- | --- | --- | --- | --- | --- |\n",
     ]
     for other in others:
         found = difference(method, other, held)
-        if found is not None:
-            cells = [f"`{other.name}`", *(signed(found[key]) for key in keys)]
-            lines.append(f"| {' | '.join(cells)} |\n")
+        if found is None:
+            continue
+        cells = [f"`{other.name}`", *(signed(found[key]) for key in keys)]
+        mine, theirs = (at_equal_nv(one, base, held) for one in (method, other))
+        alike = None if mine is None or theirs is None else difference(mine, theirs, held)
+        cells.append("-" if alike is None else signed(alike["balanced_accuracy"]))
+        lines.append(f"| {' | '.join(cells)} |\n")
     return "".join(lines)
 
 
-def _at_equal_nv(method: Pooled, base: Pooled | None, held: Held) -> str:
-    """Measure balanced accuracy at the NV recall that the sampler alone has on the same seeds."""
-    if base is None or not set(method.seeds) & set(base.seeds):
-        return "-"
-    values = []
+def at_equal_nv(method: Pooled, base: Pooled | None, held: Held) -> Pooled | None:
+    """Adjust a method to the NV recall that `base` has on the same seeds; None without any."""
+    seeds = [seed for seed in method.seeds if base is not None and seed in base.seeds]
+    if base is None or not seeds:
+        return None
+    adjusted = []
     for mine, theirs in zip(*_common(method, base), strict=True):
         nv_recall = float(measure(theirs, held.labels)["nv_recall"])  # type: ignore[arg-type]
         if not 0 < nv_recall < 1:  # a sampler that has learnt nothing yet, or all
-            return "-"
-        adjusted = adjust_to_nv_recall(mine, held.labels, held.counts, nv_recall)
-        values.append(float(measure(adjusted, held.labels)["balanced_accuracy"]))  # type: ignore[arg-type]
-    return percent(sum(values) / len(values))
+            return None
+        adjusted.append(adjust_to_nv_recall(mine, held.labels, held.counts, nv_recall))
+    return replace(method, seeds=tuple(seeds), probabilities=torch.stack(adjusted))
 
 
 def mixing_cue(images: Images, names: Sequence[str]) -> str:
@@ -354,8 +364,10 @@ def _final(images: Images, out: Path, figures: Path) -> str:
     }.items():
         loaded = [load_method(folder, name, folds, seeds) for name in FINAL]
         best, *others = methods = [method for method in loaded if method is not None]
+        (sampler,) = (method for method in others if method.name == "sampler")
         held = held_images(images, folds)
-        parts.append(f"{title}:\n\n{table(methods, held)}\n{differences(best, others, held)}")
+        compared = differences(best, others, sampler, held)
+        parts.append(f"{title}:\n\n{table(methods, held)}\n{compared}")
         if folds == FINAL_FOLDS:
             parts.append(recalls(methods, held))
             _save(recall_figure(methods, held), figures / "recall.svg")
