@@ -114,7 +114,8 @@ class TailHeadPairSampler(BatchSampler):
     replacement, where a sample of a class of n has the weight `n ** -gamma`. The other places
     come from an instance-balanced pass: every sample exactly once an epoch over all ranks. A last
     batch that the pass cannot fill is filled with balanced draws. The instance-balanced places
-    come first in a batch. With `tail_fraction=1` an epoch has as many draws as samples (SPMix,
+    come first in a batch: shuffle it for mixers that pair neighbours, as torchvision's MixUp and
+    CutMix do. With `tail_fraction=1` an epoch has as many draws as samples (SPMix,
     section 2.1, where the two parts are two loaders).
 
     An epoch's batches follow from `(seed, epoch, num_replicas, rank)` alone, so call `set_epoch`

@@ -65,7 +65,6 @@ class Method:
     mixed_classes: str = "all"  # or tail: only classes with fewer images than the largest
     pairing: str = "relative"  # or any; balanced: partners from a second, class-balanced loader
     match: str = "nothing"  # or skin, size: the likest of a few eligible partners
-    mixup_after: float = 0.0  # Beta parameter of a MixUp of what SPMix has made, 0 for none
     backgrounds: int = 1  # partners of each sample, whose mixes are averaged
     random_strength: bool = False  # each sample takes a random share, 0 to 1, of its partner's part
     target: str = "own"
@@ -276,8 +275,10 @@ class Trainer:
 
     # ------------------------------------------------------------------------------- mixing
 
-    def _make_mixer(self) -> SaliencyPatchMix | None:
+    def _make_mixer(self) -> Any:
         method = self.method
+        if method.mixer in SOFT_MIXERS:
+            return SOFT_MIXERS[method.mixer](alpha=method.beta, num_classes=K)
         if method.mixer != "spmix":
             return None
         constant = {"uniform": torch.ones, "random": torch.rand}
@@ -350,17 +351,6 @@ class Trainer:
             alpha=method.beta,
             generator=self.generator,
         )
-
-    def _mix_softly(
-        self, mixer: str, beta: float, images: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mix by torchvision's MixUp or CutMix."""
-        # They pair neighbours, and the sampler puts its two halves one after the other.
-        order = torch.randperm(len(images))
-        mixed: tuple[Tensor, Tensor] = SOFT_MIXERS[mixer](alpha=beta, num_classes=K)(
-            images[order], targets[order]
-        )
-        return mixed
 
     def _mix_patches(
         self, views: Tensor, images: Tensor, labels: Tensor, maps: Tensor | None
