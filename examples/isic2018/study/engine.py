@@ -327,14 +327,12 @@ class Trainer:
         if method.mixer == "none" or epoch >= method.mixed_epochs * self.run.epochs:
             return images, labels
         if method.mixer == "spmix":
-            mixed = self._mix_patches(views, images, labels, maps)
-            return (
-                self._mix_softly("mixup", method.mixup_after, *mixed)
-                if method.mixup_after
-                else mixed
-            )
+            return self._mix_patches(views, images, labels, maps)
         if method.mixer in SOFT_MIXERS:
-            return self._mix_softly(method.mixer, method.beta, images, labels)
+            # They pair neighbours, and the sampler puts its two halves one after the other.
+            order = torch.randperm(BATCH)
+            mixed: tuple[Tensor, Tensor] = self.mixer(images[order], labels[order])
+            return mixed
         if method.mixer == "remix":
             return remix(images, labels, self.counts, alpha=method.beta, generator=self.generator)
         other, classes = self._balanced_views()
