@@ -222,8 +222,8 @@ def test_predictions_survive_writing():
 def test_finished_runs_are_not_run_again(data, tmp_path, monkeypatch, capsys):
     names = ["sampler", "spmix_border"]
     runs = [Run(n, plan.METHODS[n], f, 0, "small", 1) for n in names for f in ("0", "1")]
-    monkeypatch.setitem(command.STAGES, "screen", runs)
-    arguments = ["screen", "--data", str(data), "--out", str(tmp_path)]
+    monkeypatch.setitem(command.STAGES, "choose", runs)
+    arguments = ["choose", "--data", str(data), "--out", str(tmp_path)]
     command.main([*arguments, "--minutes", "0"])
     assert not list(tmp_path.rglob("*.json"))
     command.main(arguments)
@@ -248,8 +248,8 @@ def test_the_final_stage_shows_nothing(data, tmp_path, monkeypatch, capsys):
 def test_kept_weights_predict_what_the_run_predicted(data, images, tmp_path, monkeypatch):
     run = small_run(plan.SAMPLER)
     monkeypatch.setitem(plan.METHODS, run.name, run.method)
-    monkeypatch.setitem(command.STAGES, "screen", [run])
-    command.main(["screen", "--data", str(data), "--out", str(tmp_path), "--weights"])
+    monkeypatch.setitem(command.STAGES, "choose", [run])
+    command.main(["choose", "--data", str(data), "--out", str(tmp_path), "--weights"])
     result = json.loads((tmp_path / run.path).read_text())
     held = images.pixels[images.part(run.fold, held=True)]
     found = predict((tmp_path / run.path).with_suffix(".pt"), held)

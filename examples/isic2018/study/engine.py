@@ -51,7 +51,6 @@ class Method:
     tail_fraction: float = 0.5
     gamma: float = 1.0
     loss: str = "cross_entropy"  # or logit_adjusted, ldam_drw
-    tau: float = 1.0
     mixer: str = "none"  # mixup, cutmix, remix, balanced_mixup, cmo, spmix
     beta: float = 1.0  # parameter of the Beta distribution of the mixer's weight
     saliency: str = "border_contrast"  # a provider, or uniform, random, masks
@@ -387,7 +386,7 @@ class Trainer:
             natural, fraction = self.counts / self.counts.sum(), self.method.tail_fraction
             balanced = self.counts ** (1 - self.method.gamma)
             prior = (1 - fraction) * natural + fraction * balanced / balanced.sum()
-            return logit_adjusted_cross_entropy(logits, targets, prior, self.method.tau)
+            return logit_adjusted_cross_entropy(logits, targets, prior)
         if self.ldam is not None:
             deferred = epoch >= 0.8 * self.run.epochs
             return self.ldam(logits, targets, drw_weights(self.counts) if deferred else None)
