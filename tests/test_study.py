@@ -238,11 +238,14 @@ def test_finished_runs_are_not_run_again(data, tmp_path, monkeypatch, capsys):
 
 
 def test_the_final_stage_shows_nothing(data, tmp_path, monkeypatch, capsys):
-    runs = [Run("sampler", plan.SAMPLER, fold, 0, "small", 1) for fold in ("3", "test")]
+    runs = [Run("sampler", plan.SAMPLER, fold, 0, "small", 1) for fold in ("3", "4", "test")]
     monkeypatch.setitem(command.STAGES, "final", runs)
-    command.main(["final", "--data", str(data), "--out", str(tmp_path)])
+    for run in runs[:2]:
+        (tmp_path / run.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / run.path).write_text("{}")
+    command.main(["final", "--data", str(data), "--out", str(tmp_path), "--minutes", "0"])
     said = capsys.readouterr().out
-    assert said == "0 runs left; the report shows them when all are done\n"
+    assert said == "1 runs left; the report shows them when all are done\n"
 
 
 def test_kept_weights_predict_what_the_run_predicted(data, images, tmp_path, monkeypatch):
