@@ -15,17 +15,22 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from examples.isic2018.data import CLASSES, LesionImages, Record, folds_of, read_records
+from examples.isic2018.data import (
+    CLASSES,
+    LesionImages,
+    Record,
+    folds_of,
+    read_lesion_mask,
+    read_records,
+)
 from examples.isic2018.files import write_json, write_text
 from examples.isic2018.pictures import save
 from examples.isic2018.train import MEAN, STD, load_model, split
@@ -82,8 +87,7 @@ def read_images(root: Path, folds: Sequence[int]) -> tuple[list[Record], Tensor,
         tqdm(LesionImages(chosen), desc="images", unit=""), chosen, strict=True
     ):
         images.append(image)
-        with Image.open(root / "lesion_masks" / f"{record.image}.png") as mask:
-            masks.append(torch.from_numpy(np.array(mask.convert("L")) > 127))
+        masks.append(read_lesion_mask(root, record.image))
     return chosen, torch.stack(images), torch.stack(masks)
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,15 +13,11 @@ def load(folds, count=None, seed=0):
     if not ROOT.is_dir():
         pytest.skip("needs the ISIC 2018 images at 128 pixels beside the checkout")
     data = pytest.importorskip("examples.isic2018.data")
-    image = pytest.importorskip("PIL.Image")
     records = data.read_records(ROOT)
     places = data.folds_of(ROOT, records, split_file=None, seed=0)
     chosen = [r for r, fold in zip(records, places, strict=True) if fold in folds]
     order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))[:count]
     chosen = [chosen[i] for i in order.tolist()]
     images = torch.stack([data.LesionImages(chosen)[i][0] for i in range(len(chosen))])
-    masks = []
-    for record in chosen:
-        with image.open(ROOT / "lesion_masks" / f"{record.image}.png") as mask:
-            masks.append(torch.from_numpy(np.array(mask.convert("L")) > 127))
+    masks = [data.read_lesion_mask(ROOT, record.image) for record in chosen]
     return images, torch.stack(masks)

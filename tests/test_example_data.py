@@ -28,6 +28,7 @@ from examples.isic2018.data import (
     hold_out,
     make_folds,
     read_folds,
+    read_lesion_mask,
     read_records,
 )
 
@@ -518,7 +519,51 @@ def test_spawned_workers_load_images_and_name_a_truncated_one(root: Path) -> Non
         next(batches)
 
 
+# --- lesion masks ---
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_masks_are_true_where_the_lesion_is_even_if_it_is_black(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "lesion_masks").mkdir()
+    lesion = np.zeros((9, 12), dtype=np.uint8)
+    lesion[2:6, 0:7] = 255  # it touches the edge
+    for name, pixels in {"white": lesion, "black": 255 - lesion}.items():
+        Image.fromarray(pixels).convert(mode).save(tmp_path / "lesion_masks" / f"{name}.png")
+        found = read_lesion_mask(tmp_path, name)
+        assert found.dtype == torch.bool
+        assert torch.equal(found, torch.from_numpy(lesion > 0))
+
+
+def test_mask_without_skin_or_without_lesion_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "lesion_masks").mkdir()
+    for value in (0, 255):
+        Image.new("L", (5, 4), value).save(tmp_path / "lesion_masks" / "flat.png")
+        assert read_lesion_mask(tmp_path, "flat").all() == (value == 255)
+        Image.new("L", (2, 1), value).save(tmp_path / "lesion_masks" / "flat.png")
+        assert read_lesion_mask(tmp_path, "flat").all() == (value == 255)
+
+
+def test_broken_and_coloured_masks_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "lesion_masks").mkdir()
+    Image.new("RGB", (5, 4)).save(tmp_path / "lesion_masks" / "coloured.png")
+    with pytest.raises(DataError, match=r"coloured\.png: expected a black and white mask.*RGB"):
+        read_lesion_mask(tmp_path, "coloured")
+    with pytest.raises(DataError, match=r"missing\.png: cannot be read"):
+        read_lesion_mask(tmp_path, "missing")
+
+
 # --- the real folder ---
+
+
+@needs_real
+def test_lesions_of_the_real_masks_lie_inside() -> None:
+    inverted = 0
+    for record in read_records(REAL)[:500]:
+        mask = read_lesion_mask(REAL, record.image)
+        assert mask[40:90, 55:115].any()
+        with Image.open(REAL / "lesion_masks" / f"{record.image}.png") as image:
+            inverted += not np.array_equal(mask, np.array(image))
+    assert inverted == 402
 
 
 @needs_real

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
@@ -22,9 +21,9 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
-from spmix_aug.saliency import PROVIDERS, BorderContrast
+from spmix_aug.saliency import PROVIDERS, BorderContrast, FineGrained
 
-from ..data import CLASSES, LesionImages, folds_of, read_records
+from ..data import CLASSES, LesionImages, folds_of, read_lesion_mask, read_records
 from ..train import MEAN, STD
 from .baselines import (
     CosineClassifier,
@@ -118,8 +117,7 @@ def load_images(root: Path) -> Images:
         tqdm(LesionImages(records), desc="images", disable=None), records, strict=True
     ):
         pixels.append(image)
-        with Image.open(root / "lesion_masks" / f"{record.image}.png") as mask:
-            masks.append(torch.from_numpy(np.array(mask.convert("L")) > 127).byte()[None])
+        masks.append(read_lesion_mask(root, record.image).byte()[None])
     return Images(
         torch.stack(pixels),
         torch.stack(masks),
@@ -257,20 +255,29 @@ class Trainer:
 
     def _whole_maps(self) -> Tensor:
         """Compute the maps of all whole training images, `(N,1,H,W)`."""
-        provider = self._provider()
-        parts = self.images.pixels[self.train].split(256)
-        return torch.cat([provider(part) for part in parts]).unsqueeze(1)
+        pixels = self.images.pixels[self.train]
+        provider, scale, size = self._provider(), 1, pixels.shape[2:]
+        if self.method.saliency == "fine_grained":
+            # Its surrounds have fixed sizes, made for images of 600 x 450 pixels.
+            provider, scale = FineGrained(size=min(size)), 4
+        return torch.cat(
+            [
+                F.interpolate(provider(F.interpolate(part, scale_factor=scale)).unsqueeze(1), size)
+                for part in pixels.split(64)
+            ]
+        )
 
     def _provider(self) -> Any:
         if self.method.saliency == "border_contrast":
             return BorderContrast(center_prior=self.method.center_prior)
         return PROVIDERS[self.method.saliency]()
 
-    def _balanced_views(self) -> tuple[Tensor, Tensor]:
+    def _balanced_views(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw a second batch, class-balanced, for the mixers that need one."""
         weights = (1 / self.counts.double())[self.labels]
         batch = torch.multinomial(weights, BATCH, replacement=True, generator=self.generator)
-        return self._views(batch)[0], self.labels[batch]
+        views, maps = self._views(batch)
+        return views, self.labels[batch], maps
 
     # ------------------------------------------------------------------------------- mixing
 
@@ -334,7 +341,7 @@ class Trainer:
             return mixed
         if method.mixer == "remix":
             return remix(images, labels, self.counts, alpha=method.beta, generator=self.generator)
-        other, classes = self._balanced_views()
+        other, classes, _ = self._balanced_views()
         other = normalized(other)
         if method.mixer == "cmo":
             return cmo(
@@ -354,7 +361,7 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Mix by our own transform, with partners as the method has them."""
         if self.method.pairing == "balanced":
-            return self._mix_with_balanced(images, labels)
+            return self._mix_with_balanced(images, labels, maps)
         plans = []
         for _ in range(self.method.backgrounds):
             partner = None
@@ -371,12 +378,19 @@ class Trainer:
         mixed = torch.stack([plan.images(images) for plan in plans]).mean(dim=0)
         return mixed, torch.stack([plan.targets for plan in plans]).mean(dim=0)
 
-    def _mix_with_balanced(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _mix_with_balanced(
+        self, images: Tensor, labels: Tensor, maps: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Mix every sample with one of a class-balanced loader, as the authors' code does."""
-        other, classes = self._balanced_views()
+        other, classes, other_maps = self._balanced_views()
         both, place = torch.cat([images, normalized(other)]), torch.arange(2 * BATCH)
         partner = torch.where(place < BATCH, place + BATCH, place)
-        mixed, targets = self.mixer(both, torch.cat([labels, classes]), partner=partner)
+        mixed, targets = self.mixer(
+            both,
+            torch.cat([labels, classes]),
+            saliency=None if maps is None or other_maps is None else torch.cat([maps, other_maps]),
+            partner=partner,
+        )
         return mixed[:BATCH], targets[:BATCH]
 
     # ----------------------------------------------------------------------------- training

@@ -10,8 +10,9 @@ SOFT = replace(SPMIX, normalize="soft_threshold")
 CLEAN = replace(SOFT, floor=0.6, alpha=1.0)
 UNIFORM = replace(SPMIX, saliency="uniform")
 
-# The papers' own, as the study can run it: every sample mixed, fine-grained saliency.
-PAPERS = replace(SPMIX, saliency="fine_grained")
+# The papers' own, on pixels: fine-grained saliency of the whole image, and the authors' pairing.
+FINE_GRAINED = replace(SPMIX, saliency="fine_grained", saliency_first=True)
+PAPERS = replace(FINE_GRAINED, tail_fraction=0.0, pairing="balanced")
 
 # With the settings that are published for them.
 BASELINES = {
@@ -35,7 +36,8 @@ BASELINES = {
 GUIDANCE = {
     "spmix_border": SPMIX,
     "spmix_spectral": replace(SPMIX, saliency="spectral_residual"),
-    "spmix_fine_grained": PAPERS,
+    "papers": PAPERS,
+    "spmix_fine_grained": FINE_GRAINED,
     "spmix_uniform": UNIFORM,
     "spmix_uniform_065": replace(UNIFORM, alpha=0.65),
     "spmix_random": replace(SPMIX, saliency="random"),
