@@ -81,7 +81,7 @@ IDEAS = {
 METHODS = {**BASELINES, **GUIDANCE, **ABLATIONS, **IDEAS}
 
 # The final comparison, SPMix first: see PRIMARY.md.
-FINAL = ["spmix_border_soft", "sampler", "sampler_mixup", "spmix_uniform"]
+FINAL = ["spmix_border_soft", "sampler", "sampler_remix", "spmix_uniform"]
 
 CHOOSING_FOLDS = ("0", "1", "2")
 FINAL_FOLDS = ("3", "4", "test")
