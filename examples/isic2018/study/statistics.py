@@ -78,7 +78,8 @@ def adjust(probabilities: Tensor, counts: Tensor, tau: float) -> Tensor:
     The logit adjustment after training (Menon et al., ICLR 2021, section 4.1): rare classes are
     named more often for positive `tau`, less often for a negative one.
     """
-    shifted = probabilities.double() * (counts / counts.sum()).double() ** -tau
+    shares = counts.double() / counts.sum()
+    shifted = probabilities.double() * shares**-tau
     return shifted / shifted.sum(dim=-1, keepdim=True)
 
 
