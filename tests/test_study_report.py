@@ -148,7 +148,7 @@ def test_figures_show_all_methods(held, tmp_path):
     assert axes.get_xticklabels()[0].get_text() == f"{CLASSES[0]}\n10"
     points = report.tradeoff_figure(methods, held).axes[0].lines
     assert points[1].get_ydata()[0] == pytest.approx(100 * (1 - 3 / 70))
-    panel = report.difference_figure({"model": (methods, methods[0])}, held).axes[0]
+    panel = report.difference_figure({"model": (held, methods, methods[0])}).axes[0]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["spmix_border"]
 
 
@@ -164,23 +164,27 @@ def test_being_mixed_tells_nothing_unless_the_tail_alone_is(images):
 
 def test_the_page_keeps_its_text(data, tmp_path, monkeypatch, capsys):
     out, page = tmp_path / "results", tmp_path / "REPORT.md"
-    marks = ["final", "choose lite0", "choose small", "cue"]
-    page.write_text("".join(f"before {m}\n<!-- {m} -->\nold\n<!-- end -->\n" for m in marks))
-    runs = [
-        engine.Run("sampler", plan.METHODS["sampler"], fold, 0, "small", 6)
-        for fold in ("0", "1", "2")
+    marks = [
+        "final",
+        "folds 0 to 2",
+        "fold 0 alone, one run each",
+        "folds 0 to 2, small ResNet",
+        "cue",
     ]
+    page.write_text("".join(f"before {m}\n<!-- {m} -->\nstale\n<!-- end -->\n" for m in marks))
+    runs = [engine.Run("sampler", plan.METHODS["sampler"], fold, 0) for fold in ("0", "1", "2")]
     images = engine.load_images(data)
     for run in runs:
         held = images.labels[images.part(run.fold, held=True)]
-        write_run(out / "small_6", "sampler", run.fold, 0, guesses(held, [0]))
+        write_run(out / "lite0_6", "sampler", run.fold, 0, guesses(held, [0]))
     command.main(["report", "--data", str(data), "--out", str(out)])
     text = page.read_text()
-    assert "old" not in text
+    assert "stale" not in text
     assert all(f"before {mark}\n<!-- {mark} -->\n\n" in text for mark in marks)
     assert text.count("No runs yet.") == 1
     assert f"0 of {len(plan.STAGES['final'])} runs are done" in text
     assert "| sampler | 3 |" in text
+    assert "| sampler | 1 |" in text
     assert (tmp_path / "figures" / "ablations.svg").stat().st_size > 1000
     command.main(["report", "--data", str(data), "--out", str(out)])
     assert page.read_text() == text

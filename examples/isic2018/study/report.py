@@ -287,11 +287,11 @@ def tradeoff_figure(methods: Sequence[Pooled], held: Held) -> Figure:
     return figure
 
 
-def difference_figure(panels: dict[str, tuple[Sequence[Pooled], Pooled]], held: Held) -> Figure:
-    """Draw balanced accuracy of methods minus that of a base, with intervals, a panel a model."""
-    rows = max(len(methods) for methods, _ in panels.values())
+def difference_figure(panels: dict[str, tuple[Held, Sequence[Pooled], Pooled]]) -> Figure:
+    """Draw balanced accuracy of methods minus that of a base, with intervals, panel by panel."""
+    rows = max(len(methods) for _, methods, _ in panels.values())
     figure = Figure(figsize=(9, 1.2 + 0.2 * rows), layout="constrained")
-    for axes, (title, (methods, base)) in zip(
+    for axes, (title, (held, methods, base)) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
         found = [(m.name, difference(m, base, held)) for m in methods if m is not base]
@@ -332,18 +332,22 @@ def write_report(images: Images, out: Path, page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     figures = page.parent / "figures"
     figures.mkdir(exist_ok=True)
-    held = held_images(images, CHOOSING_FOLDS)
     panels = {}
-    for model, title in (("lite0", "EfficientNet-Lite0"), ("small", "small ResNet")):
-        methods = _load_all(out / f"{model}_6", CHOOSING_FOLDS)
-        text = fill(text, f"choose {model}", table(methods, held) if methods else "No runs yet.\n")
+    for model, folds, title in (
+        ("lite0", CHOOSING_FOLDS, "folds 0 to 2"),
+        ("lite0", CHOOSING_FOLDS[:1], "fold 0 alone, one run each"),
+        ("small", CHOOSING_FOLDS, "folds 0 to 2, small ResNet"),
+    ):
+        held = held_images(images, folds)
+        methods = _load_all(out / f"{model}_6", folds)
+        text = fill(text, title, table(methods, held) if methods else "No runs yet.\n")
         base = [method for method in methods if method.name == "sampler"]
-        if base:
-            panels[title] = (methods, base[0])
-        if model == "lite0" and methods:
+        if base and model == "lite0":
+            panels[title] = (held, methods, base[0])
+        if title == "folds 0 to 2" and methods:
             _save(tradeoff_figure(methods, held), figures / "tradeoff.svg")
     if panels:
-        _save(difference_figure(panels, held), figures / "ablations.svg")
+        _save(difference_figure(panels), figures / "ablations.svg")
     text = fill(text, "final", _final(images, out, figures))
     text = fill(text, "cue", mixing_cue(images, ["tail_only", "spmix_border", "p_0.5"]))
     page.write_text(text, encoding="utf-8")
