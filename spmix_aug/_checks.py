@@ -333,6 +333,77 @@ def writable(value: Tensor) -> None:
         )
 
 
+def tokens_fit_plan(value: object, partner: Tensor) -> None:
+    """Accept tokens `(B,N,D)` or feature maps of four sides, of a plan's batch and device."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Expected `tokens` to be a tensor, but got {described(value)}.")
+    if not value.is_floating_point():
+        raise TypeError(
+            f"Expected `tokens` to be floating, but got {value.dtype}; ids do not blend, give "
+            "their one-hot rows as floats."
+        )
+    if value.ndim not in (3, 4) or len(value) != len(partner):
+        raise ValueError(
+            f"Expected `tokens` of shape (B,N,D), (B,D,h,w) or (B,h,w,D) with the plan's B = "
+            f"{len(partner)}, but got shape {tuple(value.shape)}."
+        )
+    if value.device != partner.device:
+        raise ValueError(
+            f"Expected `tokens` on the plan's device {partner.device}, but got {value.device}."
+        )
+
+
+def grid(value: object) -> tuple[int, int]:
+    """Accept rows and columns."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"Expected `grid` to be (rows, columns), but got {described(value)}.")
+    rows, columns = (integer("grid", side) for side in value)
+    return rows, columns
+
+
+def no_prefix_in_maps(prefix_tokens: int) -> None:
+    """Accept prefix tokens with tokens alone."""
+    if prefix_tokens:
+        raise ValueError(
+            f"Expected `prefix_tokens` 0 for feature maps, but got {prefix_tokens}; only tokens "
+            "(B,N,D) have prefix tokens."
+        )
+
+
+def module(name: str, value: object) -> None:
+    """Accept a `torch.nn.Module`."""
+    if not isinstance(value, torch.nn.Module):
+        raise TypeError(f"Expected `{name}` to be a torch.nn.Module, but got {described(value)}.")
+
+
+_COMPILED = (
+    "compile parts of the model that do not hold it (for block in model.blocks: block.compile()), "
+    "or call plan.tokens(...) between its parts."
+)
+
+
+def not_compiling() -> None:
+    """Refuse to be traced into a compiled model, which would go on mixing by an old plan."""
+    if torch.compiler.is_compiling():
+        raise ValueError(f"Expected a hooked `module` outside compiled code; {_COMPILED}")
+
+
+def was_mixed(module: torch.nn.Module, calls: list[bool], with_gradients: bool) -> None:
+    """Accept a module that ran under its hook, with gradients where they were asked for."""
+    name = type(module).__name__
+    if not calls:
+        raise ValueError(
+            f"Expected `module` to run inside the block, but {name} never did: it is not a part "
+            f"of the model that ran, or that model is compiled; {_COMPILED}"
+        )
+    if with_gradients and not any(calls):
+        raise ValueError(
+            f"Expected `module` to run with gradients, but {name} ran without: if activation "
+            "checkpointing runs it again in the backward pass, call backward() inside the block; "
+            "if no gradients are wanted, put the block inside torch.no_grad()."
+        )
+
+
 def dataset_labels(value: object) -> Tensor:
     """Accept a data set's labels, integers `(N,)` or `(N,1)`; return int64 `(N,)` on the CPU."""
     if isinstance(value, torch.utils.data.Sampler):

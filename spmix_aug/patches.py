@@ -119,3 +119,43 @@ def own_share(ratios: Tensor, patch_size: int, image_size: tuple[int, int]) -> T
     pixels = rows.unsqueeze(1) * columns
     height, width = image_size
     return (ratios * pixels).sum(dim=(1, 2)) / (height * width)
+
+
+def resize_ratios(
+    ratios: Tensor, patch_size: int, image_size: tuple[int, int], grid: tuple[int, int]
+) -> Tensor:
+    """Average `ratios (B,gh,gw)` over the cells of another grid on the same image: `(B,h,w)`.
+
+    The cells of the new grid are all alike and cover the image; each takes the mean ratio of its
+    area.
+    """
+    if tuple(ratios.shape[1:]) == grid:
+        return ratios
+    rows, columns = (
+        _area_shares(patches, patch_size, pixels, cells).to(ratios)
+        for patches, pixels, cells in zip(ratios.shape[1:], image_size, grid, strict=True)
+    )
+    return rows @ ratios @ columns.T
+
+
+def _area_shares(patches: int, patch_size: int, pixels: int, cells: int) -> Tensor:
+    """Share of each cell that lies in each patch along one side: `(cells, patches)` float64."""
+    first = torch.arange(patches, dtype=torch.float64, device="cpu") * patch_size
+    start = torch.arange(cells, dtype=torch.float64, device="cpu").unsqueeze(1) * pixels / cells
+    lower = torch.maximum(first, start)
+    upper = torch.minimum((first + patch_size).clamp(max=pixels), start + pixels / cells)
+    return (upper - lower).clamp(min=0) * cells / pixels
+
+
+def in_proportion(grid: tuple[int, int], image_size: tuple[int, int]) -> bool:
+    """Tell whether a grid has the proportion of an image, up to one row and one column."""
+    (rows, columns), (height, width) = grid, image_size
+    return (rows - 1) * width <= (columns + 1) * height and (columns - 1) * height <= (
+        rows + 1
+    ) * width
+
+
+def grids_of(cells: int, image_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """List the grids of so many cells that have the proportion of an image."""
+    grids = [(rows, cells // rows) for rows in range(1, cells + 1) if cells % rows == 0]
+    return [grid for grid in grids if in_proportion(grid, image_size)]

@@ -1,12 +1,15 @@
-"""Room 4: the plan of a mix, and what it does to images."""
+"""Room 4: the plan of a mix, and what it does to images, tokens and feature maps."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spmix_aug import _checks
-from spmix_aug.patches import expand_to_pixels
+from spmix_aug.patches import expand_to_pixels, grids_of, in_proportion, resize_ratios
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +56,165 @@ class MixPlan:
         _checks.images_fit_plan(images, self.partner, self.image_size)
         if inplace:
             _checks.writable(images)
-        exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
         ratios = expand_to_pixels(self.ratios, self.patch_size, self.image_size)
-        ratios = ratios.unsqueeze(1).to(exact.dtype)  # (B,1,H,W)
-        blend = torch.lerp(exact[self.partner], exact, ratios)  # (B,C,H,W)
-        if not images.is_floating_point():
-            blend = blend.round()
-        mixed = torch.where(ratios == 1, images, blend.to(images.dtype))
+        mixed = self._blend(images, ratios.unsqueeze(1))  # (B,C,H,W)
         if inplace:
             with torch.no_grad():
                 return images.copy_(mixed)
         return mixed
+
+    def tokens(
+        self,
+        tokens: Tensor,
+        prefix_tokens: int = 0,
+        grid: tuple[int, int] | None = None,
+        *,
+        layout: Literal["NCHW", "NHWC"] = "NCHW",
+    ) -> Tensor:
+        """Blend each sample's tokens, or features, with its partner's (SPMix, equation 4).
+
+        This is where the papers mix: behind the patch embedding. A grid other than the plan's
+        takes the plan's mean ratio over the area of each of its cells.
+
+        Args:
+            tokens: `(B,N,D)`, row by row; or feature maps `(B,D,h,w)`, in any floating dtype.
+            prefix_tokens: how many tokens come before those of the patches (class and register
+                tokens); they are left as they are.
+            grid: rows and columns `(h,w)` of the patch tokens; when None, the plan's own or the
+                one grid of that many cells in the image's proportion.
+            layout: `"NHWC"` for feature maps `(B,h,w,D)`.
+
+        Returns:
+            The mix, in the shape, dtype and memory format of `tokens`, differentiable in them.
+
+        Raises:
+            TypeError: if `tokens` is no floating tensor, or another argument is of the wrong type.
+            ValueError: if its batch or device is not the plan's, or the grid is not known.
+        """
+        _checks.tokens_fit_plan(tokens, self.partner)
+        _checks.integer("prefix_tokens", prefix_tokens, low=0)
+        _checks.choice("layout", layout, ("NCHW", "NHWC"))
+        if grid is not None:
+            grid = _checks.grid(grid)
+        if tokens.ndim == 3:
+            cells = tokens.shape[1] - prefix_tokens
+            grid = grid or self._grid_of(cells, tokens)
+            if grid[0] * grid[1] != cells:
+                raise ValueError(
+                    f"Expected `grid` to have {cells} cells, the number of tokens without "
+                    f"{prefix_tokens} prefix tokens, but got {grid}."
+                )
+            ratios = self._ratios_on(grid).flatten(1).unsqueeze(2)  # (B,N,1)
+            mixed = self._blend(tokens[:, prefix_tokens:], ratios)
+            return torch.cat([tokens[:, :prefix_tokens], mixed], dim=1) if prefix_tokens else mixed
+        _checks.no_prefix_in_maps(prefix_tokens)
+        height, width = tokens.shape[1:3] if layout == "NHWC" else tokens.shape[2:]
+        if grid not in (None, (height, width)) or (
+            grid is None and not in_proportion((height, width), self.image_size)
+        ):
+            raise ValueError(
+                f"Expected feature maps of {grid or self.image_size} cells, or in that proportion, "
+                f"but {layout} maps of shape {tuple(tokens.shape)} have {(height, width)}; give "
+                "another `layout`, or this as `grid`."
+            )
+        ratios = self._ratios_on((height, width))
+        return self._blend(tokens, ratios.unsqueeze(3 if layout == "NHWC" else 1))
+
+    @contextmanager
+    def hooked(
+        self,
+        module: nn.Module,
+        prefix_tokens: int = 0,
+        grid: tuple[int, int] | None = None,
+        *,
+        layout: Literal["NCHW", "NHWC"] | None = None,
+    ) -> Iterator[None]:
+        """Mix what a module of a model returns, inside the model's own forward.
+
+        `with plan.hooked(model.patch_embed): logits = model(images)` mixes tokens in a ViT as the
+        papers do, and `plan.hooked(model.layer1)` feature maps in a CNN. Every call of the module
+        in the block is mixed; afterwards, also when something raised, the module is as it was.
+
+        A module that activation checkpointing runs again in the backward pass is mixed again only
+        inside the block, so call `backward()` there. A compiled model does not see hooks that come
+        and go: compile parts of it that do not hold the module (`for block in model.blocks:
+        block.compile()`), or call `tokens` between its parts.
+
+        Args:
+            module: whose output is tokens `(B,N,D)` or feature maps.
+            prefix_tokens: see `tokens`.
+            grid: see `tokens`.
+            layout: of feature maps; when None, the one that the module states (timm's
+                `output_fmt`), else the one in which their sides are in the image's proportion.
+
+        Raises:
+            TypeError: if `module` is no module, or returns no tensor.
+            ValueError: if the module did not run in the block, or ran where a hook cannot mix it;
+                or what it returns does not fit, see `tokens`.
+        """
+        _checks.module("module", module)
+        with_gradients = torch.is_grad_enabled()
+        calls: list[bool] = []  # of each call, whether it kept what gradients need
+
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def mix(output: Any) -> Tensor:
+            calls.append(torch.is_grad_enabled())
+            fmt = layout or self._layout_of(module, output)
+            return self.tokens(output, prefix_tokens, grid, layout=fmt)
+
+        def hook(_: nn.Module, inputs: Any, output: Any) -> Any:
+            _checks.not_compiling()
+            return mix(output)
+
+        handle = module.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+        _checks.was_mixed(module, calls, with_gradients)
+
+    def _ratios_on(self, grid: tuple[int, int]) -> Tensor:
+        """Bring the ratios to another grid, `(B,h,w)`, exactly 1 where a sample passes through."""
+        ratios = resize_ratios(self.ratios, self.patch_size, self.image_size, grid)
+        itself = torch.arange(len(self.partner), device=self.partner.device)
+        return torch.where((self.partner == itself).view(-1, 1, 1), 1.0, ratios)
+
+    def _grid_of(self, cells: int, tokens: Tensor) -> tuple[int, int]:
+        """Find the grid of so many tokens."""
+        own: tuple[int, int] = tuple(self.ratios.shape[1:])  # type: ignore[assignment]
+        found = [own] if own[0] * own[1] == cells else grids_of(cells, self.image_size)
+        if len(found) != 1:
+            raise ValueError(
+                f"Expected a number of tokens that determines their grid on images of "
+                f"{self.image_size}, but {cells} (of shape {tuple(tokens.shape)}, without prefix "
+                f"tokens) have {found or 'none'}; give `grid`, and `prefix_tokens` where class or "
+                "register tokens come first."
+            )
+        return found[0]
+
+    def _layout_of(self, module: nn.Module, output: Any) -> Literal["NCHW", "NHWC"]:
+        """Find the layout of what a module returned; tokens have none."""
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            return "NCHW"
+        stated = getattr(module, "output_fmt", None)
+        if stated is not None:
+            return "NHWC" if str(getattr(stated, "value", stated)) == "NHWC" else "NCHW"
+        first, last = (
+            in_proportion((sides[0], sides[1]), self.image_size)
+            for sides in (output.shape[1:3], output.shape[2:])
+        )
+        if first == last:
+            raise ValueError(
+                f"Expected feature maps whose layout shows, but got shape {tuple(output.shape)} "
+                f"from {type(module).__name__}; give `layout`."
+            )
+        return "NHWC" if first else "NCHW"
+
+    def _blend(self, own: Tensor, ratios: Tensor) -> Tensor:
+        """Blend samples with their partners; what has ratio 1 is selected, not computed."""
+        exact = own if own.dtype in (torch.float32, torch.float64) else own.float()
+        ratios = ratios.to(exact.dtype)
+        blend = torch.lerp(exact[self.partner], exact, ratios)
+        if not own.is_floating_point():
+            blend = blend.round()
+        return torch.where(ratios == 1, own, blend.to(own.dtype))

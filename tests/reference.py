@@ -64,6 +64,37 @@ def blend(images, partner, ratios, patch_size):
     return mixed
 
 
+def resized_ratios(ratios, patch_size, image_size, grid):
+    """Average ratios over the cells of another grid, each cut into slices that no border cuts."""
+    height, width = image_size
+    result = torch.zeros(len(ratios), *grid, dtype=torch.float64)
+    for b in range(len(ratios)):
+        for i in range(grid[0]):
+            for j in range(grid[1]):
+                total = 0.0
+                for a in range(height):
+                    for c in range(width):
+                        y, x = i + (a + 0.5) / height, j + (c + 0.5) / width  # in cells
+                        row = int(y * height / grid[0] // patch_size)
+                        column = int(x * width / grid[1] // patch_size)
+                        total += float(ratios[b, row, column])
+                result[b, i, j] = total / (height * width)
+    return result
+
+
+def blend_tokens(tokens, partner, ratios, prefix_tokens):
+    """Mix token by token, row by row of the grid, but for those that come first."""
+    mixed = tokens.clone()
+    weights = ratios.flatten(1)
+    for b in range(len(tokens)):
+        for n in range(prefix_tokens, tokens.shape[1]):
+            r = float(weights[b, n - prefix_tokens])
+            for d in range(tokens.shape[2]):
+                own, other = float(tokens[b, n, d]), float(tokens[int(partner[b]), n, d])
+                mixed[b, n, d] = r * own + (1 - r) * other
+    return mixed
+
+
 def ratio_targets(labels, partner, ratios, patch_size, image_size, num_classes):
     """Count what each pixel got from its own and its partner's image."""
     height, width = image_size

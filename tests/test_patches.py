@@ -109,3 +109,41 @@ def test_jitter_is_measured_in_the_spread_of_each_image():
 def test_jitter_leaves_a_flat_map_flat():
     jittered = patches.jitter_scores(torch.full((1, 4, 4), 0.7), torch.randn(1, 4, 4), 1.0)
     assert torch.equal(patches.stretch_scores(jittered), torch.ones(1, 4, 4))
+
+
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.integers(1, 13),
+    st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    st.integers(0, 99),
+)
+def test_resized_ratios_agree_with_a_slow_loop(size, patch_size, grid, seed):
+    generator = torch.Generator().manual_seed(seed)
+    ratios = torch.rand(
+        2, *patches.patch_grid(size, patch_size), generator=generator, dtype=torch.float64
+    )
+    if tuple(ratios.shape[1:]) == grid:
+        assert patches.resize_ratios(ratios, patch_size, size, grid) is ratios
+        return
+    found = patches.resize_ratios(ratios, patch_size, size, grid)
+    expected = reference.resized_ratios(ratios, patch_size, size, grid)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("cells", "size", "grids"),
+    [
+        (196, (224, 224), [(14, 14)]),
+        (197, (224, 224), []),
+        (201, (224, 224), []),
+        (3136, (224, 224), [(56, 56)]),
+        (28 * 37, (450, 600), [(28, 37)]),
+        (29 * 38, (450, 600), [(29, 38)]),
+        (2 * 8, (32, 128), [(2, 8)]),
+        (56, (224, 224), [(7, 8), (8, 7)]),
+        (1, (224, 224), [(1, 1)]),
+        (0, (224, 224), []),
+    ],
+)
+def test_grids_in_proportion(cells, size, grids):
+    assert patches.grids_of(cells, size) == grids
