@@ -23,8 +23,8 @@ def text():
 class TinyViT(nn.Module):
     def __init__(self):
         super().__init__()
-        self.patch_embed = nn.Conv2d(3, 4, 16, 16)
-        self.head = nn.Linear(4, 7)
+        self.patch_embed = nn.Conv2d(3, 8, 16, 16)
+        self.head = nn.Linear(8, 7)
 
     def forward(self, images):
         return self.head(self.patch_embed(images).mean(dim=(2, 3)))
