@@ -115,7 +115,7 @@ class ParametricContrastiveLoss(nn.Module):
             alike &= ~itself
             to_centre = (centres - total).gather(1, labels.long().unsqueeze(1)).squeeze(1)  # (A,)
             to_samples = (samples - total).masked_fill(~alike, 0).sum(dim=1)
-            weight = self.beta + self.alpha * alike.sum(dim=1)
+            weight = self.beta + self.alpha * alike.sum(dim=1).to(exact)
             pulled = self.beta * to_centre + self.alpha * to_samples
             return -(pulled / weight.clamp(min=torch.finfo(exact).tiny)).mean()
 
