@@ -33,7 +33,8 @@ from examples.isic2018.data import (
 )
 from examples.isic2018.files import write_json, write_text
 from examples.isic2018.pictures import save
-from examples.isic2018.train import MEAN, STD, load_model, split
+from examples.isic2018.train import load_model, split
+from examples.isic2018.views import MEAN, STD
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
 from spmix_aug.patches import NORMALIZATIONS, lift_scores, mix_ratios, patch_scores
 from spmix_aug.saliency import (

@@ -172,7 +172,7 @@ def test_two_views_give_logits_and_unit_features():
 
     torch.manual_seed(0)
     classifier = timm.create_model("resnet10t", num_classes=7)
-    model = TwoViewClassifier(classifier, 7, width=16, hidden=32, queue_size=8)
+    model = TwoViewClassifier(classifier, width=16, hidden=32)
     logits, features = model(torch.rand(6, 3, 64, 64))
     assert logits.shape == (6, 7)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(6))
@@ -184,3 +184,8 @@ def test_two_views_give_logits_and_unit_features():
     ).chunk(2)
     assert not torch.allclose(F.normalize(first, dim=1), model(images)[1][:3])
     assert any(isinstance(m, nn.BatchNorm1d) for m in model.predictor)
+
+
+def test_a_classifier_without_features_is_refused():
+    with pytest.raises(ValueError, match="no features of Linear to contrast"):
+        TwoViewClassifier(nn.Linear(2, 7))

@@ -75,7 +75,7 @@ def test_a_stopped_run_goes_on_to_the_same_parameters(
 
         def stop_in_the_second(self, epoch):
             if epoch == 1:
-                self._step(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))
+                self._step(next(self.batches.epoch(epoch)))
                 raise KeyboardInterrupt("power cut")
             return real(self, epoch)
 
@@ -172,7 +172,7 @@ def test_a_broken_image_loses_nothing_that_was_saved(settings, tmp_path, phantom
     run = train.Trainer(replace(settings, epochs=2))
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(run.batches.held_records[0].path.read_bytes()[:200])
-    records = run.batches.train.dataset.records
+    records = run.batches.train.dataset.images.records
     records[:] = [replace(record, path=broken) for record in records]
     with pytest.raises(ValueError, match=r"broken\.jpg: cannot be read as an image"):
         run.run()

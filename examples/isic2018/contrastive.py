@@ -213,30 +213,26 @@ def predictor(width: int, hidden: int) -> nn.Sequential:
 
 
 class TwoViewClassifier(nn.Module):
-    """A classifier with the heads and the queue of contrastive learning beside its own.
+    """A classifier with the heads of contrastive learning beside its own.
 
     Args:
         classifier: model of timm's form, with `forward_features` and `forward_head`.
-        num_classes: C.
         width: D, of the contrasted features.
         hidden: width of projector and predictor inside.
-        queue_size: Q.
+
+    Raises:
+        ValueError: if the classifier is not of that form.
     """
 
-    def __init__(
-        self,
-        classifier: nn.Module,
-        num_classes: int,
-        *,
-        width: int = 256,
-        hidden: int = 4096,
-        queue_size: int = 8192,
-    ) -> None:
+    def __init__(self, classifier: nn.Module, *, width: int = 256, hidden: int = 4096) -> None:
         super().__init__()
+        if not hasattr(classifier, "forward_features"):
+            raise ValueError(
+                f"no features of {type(classifier).__name__} to contrast; choose a model of timm"
+            )
         self.classifier = classifier
         self.projector = projector(int(classifier.num_features), hidden, width)  # type: ignore[arg-type]
         self.predictor = predictor(width, hidden)
-        self.queue = FeatureQueue(queue_size, width, num_classes)
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Look at the first and the second views of B images, one after the other `(2B,3,H,W)`.

@@ -6,6 +6,7 @@ The folder is the challenge's own::
     ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv
     ISIC2018_Task3_Training_LesionGroupings.csv    optional: which images show the same lesion
     splits/lesion_disjoint.csv                     optional: columns image, split, fold
+    splits/authors/train.txt, test.txt             optional: the papers' file lists
     lesion_masks/ISIC_0024306.png ...              optional: white where the lesion is
 
 Both challenge CSV files may lie in the folder itself or in its ground-truth folder.
@@ -33,6 +34,7 @@ _INPUT = "ISIC2018_Task3_Training_Input"
 _TRUTH = "ISIC2018_Task3_Training_GroundTruth"
 _GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings"
 _TEST = "test"
+_AUTHORS = "the papers' lists are needed for this protocol"
 _WAY_OUT = f"name the folder that holds {_INPUT} and {_TRUTH}, unpacked"
 
 
@@ -218,6 +220,46 @@ def folds_of(
     if split_file is None:
         return list(make_folds(records, seed=seed))
     return read_folds(split_file, records)
+
+
+def authors_split(root: Path, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Divide records by the papers' own file lists, whose two parts share lesions.
+
+    The lists are `splits/authors/train.txt` and `test.txt` in `root`, a path and a class index on
+    each line. They are of the challenge's training and validation images together, so those that
+    are not in the folder are left out.
+
+    Raises:
+        DataError: A list is missing, makes no sense or disagrees with the ground truth, or a class
+            is left without images.
+    """
+    by_image = {record.image: record for record in records}
+    parts = []
+    for name in ("train", "test"):
+        path = root / "splits" / "authors" / f"{name}.txt"
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as exc:
+            raise DataError(f"{path}: cannot be read ({exc.strerror}); {_AUTHORS}") from exc
+        part = []
+        for number, line in enumerate(lines, start=1):
+            found = re.fullmatch(r"\S*?([\w-]+)\.jpg (\d)", line.strip())
+            if found is None:
+                raise DataError(f"{path}:{number}: expected a path and a class index, got {line!r}")
+            record = by_image.get(found[1])
+            if record is None:
+                continue
+            if record.label != int(found[2]):
+                raise DataError(
+                    f"{path}:{number}: class {found[2]}, but the ground truth has {record.label}"
+                )
+            part.append(record)
+        absent = set(range(len(CLASSES))) - {record.label for record in part}
+        if absent:
+            raise DataError(f"{path}: no image of class {CLASSES[min(absent)]} is in the folder")
+        parts.append(part)
+    train, test = parts
+    return train, test
 
 
 class LesionImages(Dataset[tuple[Tensor, int]]):

@@ -1,32 +1,82 @@
-"""The classifiers of the example: a small CNN that a CPU trains, or any model of timm."""
+"""The classifiers of the example: small ones that a CPU trains, or any model of timm."""
+
+from functools import partial
 
 import timm
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_hybrid import HybridEmbed
 from torch import nn
 
 SMALL_CNN = "small_cnn"
+TINY_HYBRID = "tiny_hybrid_vit"
+PAPERS_HYBRID = "vit_small_resnet50d_s16_224"
 
 
-def build_model(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
-    """Make the small default CNN, or the timm model of that name, with random weights.
+def build_model(
+    name: str, num_classes: int, *, pretrained: bool = False, image_size: int = 64
+) -> nn.Module:
+    """Make one of the small models, or the timm model of that name, with random weights.
 
     Args:
-        name: `"small_cnn"` or a model of timm.
+        name: `"small_cnn"`, `"tiny_hybrid_vit"` or a model of timm; the papers' is
+            `"vit_small_resnet50d_s16_224"`.
         num_classes: K, width of the logits.
-        pretrained: load timm's pretrained weights, which are downloaded.
+        pretrained: load timm's pretrained weights, which are downloaded; of the papers' hybrid
+            there are some for the convolutional part alone.
+        image_size: side of the images in pixels, for `"tiny_hybrid_vit"`.
 
     Raises:
-        ValueError: if there is no such model, or no pretrained weights for the small CNN.
+        ValueError: if there is no such model, or its pretrained weights cannot be had.
     """
-    if name == SMALL_CNN:
+    if name in (SMALL_CNN, TINY_HYBRID):
         if pretrained:
-            raise ValueError(f"`{SMALL_CNN}` has no pretrained weights; choose a model of timm")
-        return small_cnn(num_classes)
+            raise ValueError(
+                f"`{name}` has no pretrained weights; choose a model of timm, or --no-pretrained"
+            )
+        return small_cnn(num_classes) if name == SMALL_CNN else tiny_hybrid(num_classes, image_size)
     if not timm.is_model(name):
         near = (
             ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
         )
-        raise ValueError(f"no model `{name}`; choose {SMALL_CNN} or one of timm's ({near}, ...)")
-    return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+        raise ValueError(
+            f"no model `{name}`; choose {SMALL_CNN}, {TINY_HYBRID} or one of timm's ({near}, ...)"
+        )
+    try:
+        if name != PAPERS_HYBRID:
+            return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+        model = timm.create_model(name, num_classes=num_classes)
+        if pretrained:
+            source = timm.create_model(
+                "resnet50d", pretrained=True, features_only=True, out_indices=[3]
+            )
+            model.patch_embed.backbone.load_state_dict(source.state_dict())
+    except (OSError, RuntimeError) as error:  # no network, or no weights of that name
+        raise ValueError(
+            f"no pretrained weights for `{name}` ({str(error).splitlines()[0]}); download them "
+            "where there is a network, or begin with random ones: --no-pretrained"
+        ) from error
+    return model
+
+
+def tiny_hybrid(num_classes: int, image_size: int) -> VisionTransformer:
+    """Make a hybrid ViT in the papers' form, with a token for each 4 x 4 pixels.
+
+    The first stages of a small ResNet-D give tokens, which a few transformer blocks with MLP
+    ratio 3 work on.
+    """
+    stages = timm.create_model(
+        "resnet10t", features_only=True, out_indices=[1], channels=(32, 64, 128, 256), stem_width=16
+    )
+    return VisionTransformer(
+        img_size=image_size,
+        patch_size=1,
+        num_classes=num_classes,
+        embed_dim=96,
+        depth=4,
+        num_heads=4,
+        mlp_ratio=3,
+        embed_layer=partial(HybridEmbed, backbone=stages),
+    )
 
 
 def small_cnn(num_classes: int, widths: tuple[int, ...] = (16, 32, 64, 128)) -> nn.Sequential:

@@ -9,7 +9,7 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
         "confusion.png": lambda path: draw_confusion(measured, path),
         "curves.png": lambda path: draw_curves({run.name: run.history for run in runs}, path),
     }
-    mixing = next((run for run in runs if run.settings["mix"] == "spmix"), None)
+    mixing = next((run for run in runs if run.settings["mix"] != "none"), None)
     if mixing is not None:
         steps["mixes.png"] = lambda path: draw_run_mixes(mixing, path)
     for name, draw in tqdm(steps.items(), desc="figures", disable=None, leave=False):
@@ -122,6 +122,11 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     counts = ", ".join(
         f"{label} {n}" for label, n in zip(CLASSES, runs[0].counts.tolist(), strict=True)
     )
+    warnings = {run.name: run.history[-1].get("warning") for run in runs}
+    beware = "".join(
+        f"**Beware** of {name}: {text}.\n\n" for name, text in warnings.items() if text
+    )
+    table = f"{beware}{table}"
     write_text(
         out / "report.md",
         f"# Report on {len(runs[0].images)} held-out images\n\n"
@@ -135,7 +140,9 @@ def draw_run_mixes(run: Run, path: Path) -> None:
     """Draw mixes of a run's training images, with its own settings and its trained model."""
     settings, model = load_model(run.folder)
     train, _ = split(settings)
-    mixer = make_mixer(settings, run.counts)
+    # The strip shows pixels of pairs within a batch, whatever the run mixed.
+    pairing = "relative" if settings.pairing == "second_batch" else settings.pairing
+    mixer = make_mixer(replace(settings, pairing=pairing), run.counts)
     draw_mixes_of(mixer, train, settings.image_size, path, model=model)
 
 

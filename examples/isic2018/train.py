@@ -1,21 +1,21 @@
 """Train a classifier on the ISIC 2018 folder layout, with or without SPMix.
 
-Example:
+Examples:
     python -m examples.isic2018.train --data data/phantom --out runs/spmix
+    torchrun --nproc-per-node 2 -m examples.isic2018.train --recipe spmix2024 --data D --out O
 
-Every epoch's random numbers follow from the seed and the epoch, for the same device and number of
-workers, so a run that was stopped goes on, when the command is given again, to the result it would
-have had.
+Every epoch's random numbers follow from the seed, the epoch and the rank, for the same device and
+number of workers and ranks, so a run that was stopped goes on, when the command is given again, to
+the result it would have had.
 """
 
-import argparse
 import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,105 +23,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
-from spmix_aug.patches import NORMALIZATIONS
-from spmix_aug.saliency import PROVIDERS
 
-from .data import CLASSES, LesionImages, Record, folds_of, hold_out, read_records
+from .contrastive import FeatureQueue, ParametricContrastiveLoss, TwoViewClassifier
+from .data import CLASSES, LesionImages, Record, authors_split, folds_of, hold_out, read_records
+from .distributed import Ranks, start_ranks
 from .files import write_json, write_text, write_whole
 from .metrics import measure
-from .model import SMALL_CNN, build_model
-
-# Mean and standard deviation of the ISIC 2018 training images, as the papers have them.
-MEAN = (0.765, 0.545, 0.569)
-STD = (0.140, 0.151, 0.169)
-
-# What may differ between the runs that one checkpoint came from and goes on to.
-FREE = ("out", "workers", "device")
-
-
-def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
-    """Describe a field of `Settings` for the command line."""
-    return field(default=default, metadata={"help": help, "choices": choices})
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that decides a run; the fields are the options of the command line."""
-
-    data: str = option(MISSING, "folder in the challenge's layout")
-    out: str = option(MISSING, "folder of the run: settings, metrics, checkpoint, predictions")
-    split_file: str | None = option(
-        None, "CSV with columns image, split, fold; else the one in the data, else made by lesion"
-    )
-    hold_out: str = option("0", "fold to report on, or 'test'")
-    model: str = option(SMALL_CNN, "small_cnn or any model of timm")
-    pretrained: bool = option(False, "start from timm's pretrained weights")
-    image_size: int = option(64, "side of the images the model sees, in pixels")
-    batch_size: int = option(64, "images in a batch")
-    epochs: int = option(8, "epochs of ceil(training images / batch size) steps")
-    learning_rate: float = option(2e-3, "highest learning rate of AdamW")
-    weight_decay: float = option(0.05, "weight decay of AdamW")
-    warmup_epochs: int = option(1, "epochs of linear warm-up before the cosine")
-    sampler: str = option(
-        "pair", "half of each batch class-balanced, or none", ("pair", "instance")
-    )
-    tail_fraction: float = option(0.5, "share of class-balanced places (pair sampler)")
-    gamma: float = option(1.0, "strength of the balancing (pair sampler)")
-    mix: str = option("spmix", "mix the batches, or not", ("spmix", "none"))
-    saliency: str = option("spectral_residual", "saliency provider", tuple(PROVIDERS))
-    patch_size: int = option(4, "side of a patch, in pixels; the papers have 14 patches a side")
-    alpha: float = option(0.8, "upper bound of the own image's ratio")
-    floor: float = option(0.5, "lower bound of the own image's ratio")
-    normalize: str = option(
-        "min_max", "how patch scores are brought to [0, 1]", tuple(NORMALIZATIONS)
-    )
-    jitter: float = option(0.0, "noise on patch scores, in standard deviations")
-    p: float = option(0.5, "probability of a sample to be mixed")
-    pairing: str = option("relative", "who may be a partner", ("relative", "any"))
-    target: str = option("own", "labels of mixed images", ("own", "ratio"))
-    seed: int = option(0, "seed of everything random")
-    workers: int = option(2, "processes that load images")
-    device: str = option("auto", "auto, cpu, cuda, mps, ...")
+from .mixing import ViewMixer, second_batch
+from .model import build_model
+from .settings import FREE, Settings, parse
+from .views import (
+    MEAN,
+    STD,
+    LesionViews,
+    PlainView,
+    cache_maps,
+    eval_transform,
+    strong_view,
+    weak_view,
+)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The loaders of a run, and the number of training images of each class."""
+    """The loaders of a rank, and the number of training images of each class."""
 
     train: DataLoader[Any]
     held: DataLoader[Any]
     held_records: list[Record]
     counts: Tensor
     steps: int
+    accumulate: int
+    warning: str | None
 
-    def epoch(self, epoch: int) -> Iterator[Any]:
-        """Draw the batches of one epoch: the same number for every sampler."""
-        if isinstance(self.train.batch_sampler, TailHeadPairSampler):
-            self.train.batch_sampler.set_epoch(epoch)
-        return islice(self.train, self.steps)
-
-
-def train_transform(size: int) -> v2.Transform:
-    """Crop, flip and shift colours of one uint8 image `(3,H,W)`, to `size` pixels a side."""
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(size, scale=(0.5, 1)),
-            v2.RandomHorizontalFlip(),
-            v2.RandomVerticalFlip(),
-            v2.ColorJitter(0.2, 0.2, 0.2),
-        ]
-    )
-
-
-def eval_transform(size: int) -> v2.Transform:
-    """Resize and cut out the centre of one uint8 image, 224 of 256 parts as in the papers."""
-    return v2.Compose([v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)])
+    def epoch(self, epoch: int) -> Iterator[list[Any]]:
+        """Draw the batches of one epoch, each in its parts: the same number for every sampler."""
+        sampler = self.train.batch_sampler
+        if isinstance(sampler, TailHeadPairSampler):
+            sampler.set_epoch(epoch)
+        parts = iter(self.train)
+        for _ in range(self.steps):
+            yield list(islice(parts, self.accumulate))
 
 
 def split(settings: Settings) -> tuple[list[Record], list[Record]]:
@@ -132,17 +81,32 @@ def split(settings: Settings) -> tuple[list[Record], list[Record]]:
     """
     root = Path(settings.data)
     records = read_records(root)
+    if settings.protocol == "authors":
+        return authors_split(root, records)
     split_file = None if settings.split_file is None else Path(settings.split_file)
     folds = folds_of(root, records, split_file=split_file, seed=settings.seed)
     return hold_out(records, folds, settings.hold_out)
 
 
-def make_batches(settings: Settings) -> Batches:
-    """Read and split the data, and make the loaders; nothing is written.
+def shared_lesions(train: Sequence[Record], held: Sequence[Record]) -> str | None:
+    """Warn of held-out images that show a lesion that is trained on; None where there are none."""
+    trained = {record.lesion for record in train}
+    shared = sum(record.lesion in trained for record in held)
+    if shared == 0:
+        return None
+    return (
+        f"{shared} of the {len(held)} held-out images show a lesion that is trained on: figures "
+        "are too high"
+    )
+
+
+def make_batches(settings: Settings, ranks: Ranks | None = None) -> Batches:
+    """Read and split the data, and make the loaders; nothing is written but saliency maps.
 
     Raises:
         DataError: if something is wrong with the data.
     """
+    ranks = ranks or Ranks()
     train, held = split(settings)
     labels = [record.label for record in train]
     shared: dict[str, Any] = {
@@ -150,24 +114,38 @@ def make_batches(settings: Settings) -> Batches:
         "generator": torch.Generator(),
         "pin_memory": pick_device(settings.device).type == "cuda",
     }
-    if settings.sampler == "pair":
-        order: dict[str, Any] = {
-            "batch_sampler": TailHeadPairSampler(
-                labels,
-                settings.batch_size,
-                tail_fraction=settings.tail_fraction,
-                gamma=settings.gamma,
-                seed=settings.seed,
-            )
-        }
-    else:
-        order = {"batch_size": settings.batch_size, "shuffle": True}
+    part = settings.batch_size // settings.accumulate
+    with_second = settings.pairing == "second_batch"
+    fraction = settings.tail_fraction if settings.sampler == "pair" else 0.0
+    sampler = TailHeadPairSampler(
+        labels,
+        2 * part if with_second else part,
+        tail_fraction=0.5 if with_second else fraction,
+        gamma=settings.gamma,
+        num_replicas=ranks.size,
+        rank=ranks.rank,
+        seed=settings.seed,
+    )
+    maps = None
+    if settings.mix != "none" and settings.saliency_of == "image":
+        cache = Path(settings.saliency_cache or Path(settings.out) / "saliency")
+        maps = cache_maps(ranks.share(train), cache, settings.saliency)
+        ranks.wait()
+    size = settings.image_size
+    views = (
+        [PlainView(size)]
+        if settings.loss == "cross_entropy"
+        else [strong_view(size), weak_view(size)]
+    )
+    held_out = LesionImages(ranks.share(held), eval_transform(size))
     return Batches(
-        DataLoader(LesionImages(train, train_transform(settings.image_size)), **order, **shared),
-        DataLoader(LesionImages(held, eval_transform(settings.image_size)), 128, **shared),
+        DataLoader(LesionViews(train, views, maps), batch_sampler=sampler, **shared),
+        DataLoader(held_out, 128, **shared),
         held,
         class_counts(labels, len(CLASSES)),
-        math.ceil(len(train) / settings.batch_size),
+        math.ceil(len(train) / (settings.batch_size * ranks.size)),
+        settings.accumulate,
+        shared_lesions(train, held),
     )
 
 
@@ -187,8 +165,11 @@ def pick_device(name: str) -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-def half_precision(device: torch.device) -> torch.dtype | None:
-    """Choose the dtype of autocast: bfloat16 where it is fast, float16 elsewhere, none on CPUs."""
+def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """Choose the dtype of autocast; by itself bfloat16 where it is fast, none on CPUs."""
+    if precision != "auto":
+        named = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        return named[precision]
     if device.type == "cpu":
         return None
     has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
@@ -206,7 +187,7 @@ def make_mixer(settings: Settings, counts: Tensor) -> SaliencyPatchMix:
         normalize=settings.normalize,
         jitter=settings.jitter,
         p=settings.p,
-        pairing=settings.pairing,
+        pairing=second_batch if settings.pairing == "second_batch" else settings.pairing,
         target=settings.target,
         mean=MEAN,
         std=STD,
@@ -215,27 +196,49 @@ def make_mixer(settings: Settings, counts: Tensor) -> SaliencyPatchMix:
 
 
 class Trainer:
-    """One run: model, optimiser and loaders, from the first epoch or from a checkpoint on."""
+    """One run on this rank: model, optimiser, loaders, from the start or from a checkpoint on."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.out = Path(settings.out)
-        self.batches = make_batches(settings)
-        self.device = pick_device(settings.device)
-        self.half = half_precision(self.device)
+        self.ranks, self.device = start_ranks(pick_device(settings.device))
+        self.batches = make_batches(settings, self.ranks)
+        self.half = half_precision(settings.precision, self.device)
         torch.manual_seed(settings.seed)
-        self.model = build_model(settings.model, len(CLASSES), pretrained=settings.pretrained)
-        self.model.to(self.device, memory_format=torch.channels_last)
-        self.mixer = make_mixer(settings, self.batches.counts) if settings.mix == "spmix" else None
+        self.model = build_model(
+            settings.model,
+            len(CLASSES),
+            pretrained=settings.pretrained,
+            image_size=settings.image_size,
+        )
+        self.queue = FeatureQueue(0, settings.feature_width, len(CLASSES))
+        self.trained = self.model
+        if settings.loss == "contrastive":
+            self.trained = TwoViewClassifier(
+                self.model, width=settings.feature_width, hidden=settings.hidden_width
+            )
+            self.queue = FeatureQueue(settings.queue_size, settings.feature_width, len(CLASSES))
+        self.queue.to(self.device)
+        self.trained.to(self.device, memory_format=torch.channels_last)
+        self.contrast = ParametricContrastiveLoss(
+            self.batches.counts, temperature=settings.temperature, alpha=settings.sample_weight
+        ).to(self.device)
+        self.mixer = make_mixer(settings, self.batches.counts) if settings.mix != "none" else None
+        self.mix = ViewMixer(
+            self.mixer,
+            in_tokens=settings.mix == "spmix_tokens",
+            half=settings.pairing == "second_batch",
+        )
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+            self.trained.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.schedule = LambdaLR(self.optimizer, self._learning_rate_at)
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self.device.type == "cuda" and self.half == torch.float16
-        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half == torch.float16)
         self.history: list[dict[str, Any]] = []
         self._resume()
+        self.network: nn.Module = self.trained
+        if self.ranks.size > 1:
+            self.network = DistributedDataParallel(self.trained)
 
     def _learning_rate_at(self, step: int) -> float:
         """Share of the highest learning rate: linear warm-up, then a cosine to 0."""
@@ -246,12 +249,19 @@ class Trainer:
         return (1 + math.cos(math.pi * min(1.0, (step - warmup) / rest))) / 2
 
     def _parts(self) -> dict[str, Any]:
-        return {
+        parts = {
             "model": self.model,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
             "scaler": self.scaler,
         }
+        if isinstance(self.trained, TwoViewClassifier):
+            parts |= {
+                "projector": self.trained.projector,
+                "predictor": self.trained.predictor,
+                "queue": self.queue,
+            }
+        return parts
 
     def _resume(self) -> None:
         """Load the checkpoint of this run, if there is one.
@@ -263,10 +273,11 @@ class Trainer:
         if not path.exists():
             return
         saved = torch.load(path, map_location=self.device, weights_only=True)
-        now = asdict(self.settings)
-        differing = [k for k in now if k not in FREE and saved["settings"].get(k) != now[k]]
+        now = {**asdict(self.settings), "ranks": self.ranks.size}
+        found = {"ranks": 1, **saved["settings"]}
+        differing = [k for k in now if k not in FREE and found.get(k) != now[k]]
         if differing:
-            was = ", ".join(f"{name}={saved['settings'].get(name)!r}" for name in differing)
+            was = ", ".join(f"{name}={found.get(name)!r}" for name in differing)
             raise ValueError(
                 f"{path} is of a run with {was}; give the same settings to go on with it, or "
                 "another --out to start anew"
@@ -277,21 +288,32 @@ class Trainer:
 
     def _save(self) -> None:
         state = {name: part.state_dict() for name, part in self._parts().items()}
-        state |= {"settings": asdict(self.settings), "history": self.history}
+        settings = {**asdict(self.settings), "ranks": self.ranks.size}
+        state |= {"settings": settings, "history": self.history}
         write_whole(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
         write_text(self.out / "metrics.jsonl", lines)
 
     def run(self) -> None:
-        """Train the epochs that are left; the last one writes the predictions."""
+        """Train the epochs that are left; the last one writes the predictions.
+
+        Raises:
+            ValueError: if the loss is no longer a number; the checkpoint stays as it was.
+        """
         if len(self.history) == self.settings.epochs:
-            tqdm.write(f"{self.out} is finished; nothing to do", file=sys.stderr)
+            self._say(f"{self.out} is finished; nothing to do")
             return
-        write_json(self.out / "settings.json", asdict(self.settings))
-        write_json(self.out / "class_counts.json", self.batches.counts.tolist())
+        if self.ranks.is_first:
+            write_json(self.out / "settings.json", asdict(self.settings))
+            write_json(self.out / "class_counts.json", self.batches.counts.tolist())
         for epoch in range(len(self.history), self.settings.epochs):
             started = time.perf_counter()
             loss = self._train_epoch(epoch)
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"the loss of epoch {epoch + 1} is {loss}; lower --learning-rate, or choose "
+                    "--precision float32"
+                )
             probabilities, labels = self._predict()
             row = {
                 "epoch": epoch,
@@ -300,52 +322,86 @@ class Trainer:
                 "seconds": time.perf_counter() - started,
                 **measure(probabilities, labels, self.batches.counts),
             }
+            if self.batches.warning is not None:
+                row["warning"] = self.batches.warning
             self.history.append(row)
-            if epoch + 1 == self.settings.epochs:
-                self._write_predictions(probabilities)
-            self._save()
-            tqdm.write(
+            if self.ranks.is_first:
+                if epoch + 1 == self.settings.epochs:
+                    self._write_predictions(probabilities)
+                self._save()
+            self._say(
                 f"epoch {epoch + 1}/{self.settings.epochs}: loss {loss:.3f}, balanced accuracy "
-                f"{row['balanced_accuracy']:.3f}, {row['seconds']:.0f} s",
-                file=sys.stderr,
+                f"{row['balanced_accuracy']:.3f}, {row['seconds']:.0f} s"
+                + ("" if self.batches.warning is None else f" (beware: {self.batches.warning})")
             )
 
+    def _say(self, message: str) -> None:
+        if self.ranks.is_first:
+            tqdm.write(message, file=sys.stderr)
+
+    def _progress(self, parts: Iterable[Any], what: str, total: int, unit: str) -> Any:
+        quiet = None if self.ranks.is_first else True  # None is for terminals alone
+        return tqdm(parts, desc=what, total=total, unit=unit, disable=quiet, leave=False)
+
     def _train_epoch(self, epoch: int) -> float:
-        """Train one epoch and return its mean loss."""
+        """Train one epoch and return its mean loss over the ranks."""
         # One seed for each of the three streams of this epoch, so that no state needs saving.
-        seed = 3 * (self.settings.seed * 1_000_003 + epoch)
+        seed = 3 * (self.settings.seed * 1_000_003 + epoch) + 1_000_000_007 * self.ranks.rank
         torch.manual_seed(seed)
         for stream, owner in enumerate((self.batches.train, self.mixer), start=1):
             if owner is not None:
                 owner.generator.manual_seed(seed + stream)
-        self.model.train()
+        self.trained.train()
         total = torch.zeros((), device=self.device)
-        progress = tqdm(
-            self.batches.epoch(epoch),
-            desc=f"epoch {epoch + 1}",
-            total=self.batches.steps,
-            unit="step",
-            disable=None,
-            leave=False,
-        )
-        for images, labels in progress:
-            total += self._step(self._to_device(images), labels.to(self.device, non_blocking=True))
-        return float(total) / self.batches.steps
+        steps = self.batches.steps
+        for parts in self._progress(self.batches.epoch(epoch), f"epoch {epoch + 1}", steps, "step"):
+            total += self._step(parts)
+        return float(self.ranks.mean(total)) / steps
 
-    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Take one optimiser step and return its loss."""
-        targets = labels
-        if self.mixer is not None:
-            images, targets = self.mixer(images, labels, self.model)
-        with self._autocast():
-            logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), targets)
+    def _step(self, parts: Sequence[Any]) -> Tensor:
+        """Take one optimiser step on the parts of a batch and return its loss.
+
+        The parts' gradients add up to those of their mean loss; pairing, batch norm and the
+        contrast set see one part at a time.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        total = torch.zeros((), device=self.device)
+        for place, part in enumerate(parts, start=1):
+            with self._gradients_meet(place == len(parts)):
+                loss = self._loss(*part) / len(parts)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
-        return loss.detach()
+        return total
+
+    def _gradients_meet(self, last: bool) -> AbstractContextManager[Any]:
+        """Let the ranks' gradients meet in the last part's backward pass alone."""
+        if last or not isinstance(self.network, DistributedDataParallel):
+            return nullcontext()
+        return self.network.no_sync()
+
+    def _loss(self, views: Sequence[Tensor], maps: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Mix the views of a batch and compute its loss."""
+        labels = labels.to(self.device, non_blocking=True)
+        mixed = self.mix(
+            [self._to_device(view) for view in views],
+            [each.to(self.device, non_blocking=True) for each in maps],
+            labels,
+            self.model,
+        )
+        with mixed.inside, self._autocast():
+            output = self.network(mixed.images)
+        if self.settings.loss == "cross_entropy":
+            return F.cross_entropy(output.float(), mixed.targets)
+        logits, features = output
+        loss: Tensor = self.contrast(
+            features, logits, mixed.classes, self.queue.features, self.queue.labels
+        )
+        keys = len(features) // 2
+        self.queue.push(features[keys:].detach(), mixed.classes[keys:])
+        return loss
 
     def _autocast(self) -> Any:
         return nullcontext() if self.half is None else torch.autocast(self.device.type, self.half)
@@ -358,15 +414,15 @@ class Trainer:
     @torch.inference_mode()
     def _predict(self) -> tuple[Tensor, Tensor]:
         """Predict the held-out images: probabilities `(N,K)` and labels `(N,)`, on the CPU."""
+        self.ranks.agree(self.model)
         self.model.eval()
-        logits = []
-        for images, _ in tqdm(
-            self.batches.held, desc="held out", unit="batch", disable=None, leave=False
-        ):
+        logits = [torch.empty(0, len(CLASSES))]  # a rank may have no share
+        batches = self._progress(self.batches.held, "held out", len(self.batches.held), "batch")
+        for images, _ in batches:
             with self._autocast():
                 logits.append(self.model(self._to_device(images)).float().cpu())
-        labels = [record.label for record in self.batches.held_records]
-        return torch.cat(logits).softmax(dim=1), torch.tensor(labels)
+        labels = torch.tensor([record.label for record in self.batches.held_records])
+        return self.ranks.collect(torch.cat(logits).softmax(dim=1), len(labels)), labels
 
     def _write_predictions(self, probabilities: Tensor) -> None:
         """Write the probabilities `(N,K)` of the held-out images in the challenge's columns."""
@@ -380,40 +436,17 @@ class Trainer:
 def load_model(run: Path) -> tuple[Settings, nn.Module]:
     """Load the settings and the model, in eval mode on the CPU, of a run's checkpoint."""
     saved = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    settings = Settings(**saved["settings"])
-    model = build_model(settings.model, len(CLASSES))
+    chosen = {name: value for name, value in saved["settings"].items() if name != "ranks"}
+    settings = Settings(**chosen)
+    model = build_model(settings.model, len(CLASSES), image_size=settings.image_size)
     model.load_state_dict(saved["model"])
     return settings, model.eval()
 
 
-def parse(arguments: Sequence[str] | None = None) -> Settings:
-    """Read the settings from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.isic2018.train",
-        description="Train a classifier on the ISIC 2018 folder layout, with or without SPMix.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    for option in fields(Settings):
-        name = "--" + option.name.replace("_", "-")
-        if option.type is bool:
-            parser.add_argument(name, action="store_true", help=option.metadata["help"])
-            continue
-        required = option.default is MISSING
-        parser.add_argument(
-            name,
-            type=option.type if option.type in (int, float) else str,
-            choices=option.metadata["choices"],
-            help=option.metadata["help"],
-            **({"required": True} if required else {"default": option.default}),
-        )
-    return Settings(**vars(parser.parse_args(arguments)))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the command line says; problems end with their message and exit code 1."""
-    settings = parse(arguments)
     try:
-        Trainer(settings).run()
+        Trainer(parse(arguments)).run()
     except (ValueError, OSError) as error:  # DataError among them
         sys.exit(f"error: {error}")
 

@@ -24,7 +24,7 @@ from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
 from spmix_aug.saliency import PROVIDERS, BorderContrast, FineGrained
 
 from ..data import CLASSES, LesionImages, folds_of, read_lesion_mask, read_records
-from ..train import MEAN, STD
+from ..views import MEAN, STD
 from .baselines import (
     CosineClassifier,
     LDAMLoss,
