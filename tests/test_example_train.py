@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
+import real_images
 import torch
+from torch import nn
 
 from examples import quickstart
 from examples.isic2018 import files, report, train
-from examples.isic2018.data import CLASSES
+from examples.isic2018.data import CLASSES, DataError, read_records
 from examples.isic2018.model import build_model
 from examples.isic2018.phantom import draw_phantom
 
@@ -32,6 +34,16 @@ def settings(phantom, tmp_path):
         workers=0,
         device="cpu",
     )
+
+
+TINY = {
+    "model": "tiny_hybrid_vit",
+    "mix": "spmix_tokens",
+    "loss": "contrastive",
+    "queue_size": 48,
+    "feature_width": 16,
+    "hidden_width": 32,
+}
 
 
 def parameters(settings):
@@ -61,11 +73,13 @@ def test_a_run_leaves_settings_metrics_predictions_and_checkpoint(settings, tmp_
     assert not model.training
 
 
-@pytest.mark.parametrize(("mix", "workers"), [("spmix", 0), ("none", 0), ("spmix", 2)])
-def test_a_stopped_run_goes_on_to_the_same_parameters(
-    settings, tmp_path, monkeypatch, mix, workers
-):
-    settings = replace(settings, mix=mix, workers=workers)
+@pytest.mark.parametrize(
+    "options",
+    [{"mix": "spmix"}, {"mix": "none"}, {"mix": "spmix", "workers": 2}, {**TINY, "accumulate": 2}],
+    ids=str,
+)
+def test_a_stopped_run_goes_on_to_the_same_parameters(settings, tmp_path, monkeypatch, options):
+    settings = replace(settings, **options)
     whole = replace(settings, out=str(tmp_path / "whole"))
     train.Trainer(whole).run()
 
@@ -121,6 +135,14 @@ def test_other_settings_do_not_go_on_with_a_run(settings):
         {"saliency": "fine_grained", "pairing": "any", "jitter": 0.1},
         {"sampler": "instance", "mix": "none", "hold_out": "2"},
         {"model": "resnet10t", "p": 1.0},
+        {"saliency": "border_contrast", "saliency_of": "image"},
+        {"sampler": "instance", "pairing": "second_batch"},
+        {"model": "tiny_hybrid_vit", "mix": "spmix_tokens", "precision": "bfloat16"},
+        {"accumulate": 4},
+        TINY,
+        {**TINY, "mix": "spmix"},
+        {**TINY, "mix": "none", "precision": "bfloat16"},
+        {**TINY, "sampler": "instance", "pairing": "second_batch", "saliency_of": "image"},
     ],
     ids=str,
 )
@@ -134,6 +156,83 @@ def test_every_sampler_takes_the_same_steps(settings):
     for sampler in ("pair", "instance"):
         batches = train.make_batches(replace(settings, sampler=sampler))
         assert len(list(batches.epoch(0))) == batches.steps == 4
+
+
+def test_parts_of_a_batch_add_up_to_its_mean(settings, monkeypatch):
+    """Without batch norm and pairing, parts give the gradients of the whole batch."""
+    monkeypatch.setattr(
+        train,
+        "build_model",
+        lambda *_, **__: nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7)),
+    )
+    options = {"mix": "none", "sampler": "instance", "learning_rate": 1e-3, "warmup_epochs": 0}
+    run = train.Trainer(replace(settings, **options))
+    views, maps, labels = next(run.batches.epoch(0))[0]
+    found = []
+    for number in (1, 4):
+        torch.manual_seed(0)
+        run.model[1].reset_parameters()
+        chunks = zip(views[0].chunk(number), labels.chunk(number), strict=True)
+        run._step([([images], maps, classes) for images, classes in chunks])
+        found.append(run.model[1].weight.grad.clone())
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_loss_that_is_no_number_ends_the_run(settings, monkeypatch):
+    monkeypatch.setattr(train.Trainer, "_step", lambda self, parts: torch.tensor(float("nan")))
+    with pytest.raises(ValueError, match="the loss of epoch 1 is nan; lower"):
+        train.Trainer(settings).run()
+
+
+class TestAuthorsProtocol:
+    @pytest.fixture
+    def lists(self, phantom):
+        """Lists like the papers': other parts, and files that the folder lacks."""
+        records = read_records(phantom)
+        folder = phantom / "splits" / "authors"
+        folder.mkdir(parents=True, exist_ok=True)
+        by_class = {record.label: record for record in records}
+        test = [by_class[label] for label in sorted(by_class)]
+        for name, part in (("test", test), ("train", [r for r in records if r not in test])):
+            lines = [f"{name}/{r.label}/{r.image}.jpg {r.label}" for r in part]
+            (folder / f"{name}.txt").write_text("\n".join([*lines, "val/1/ISIC_9.jpg 1", ""]))
+        yield folder
+        for file in folder.iterdir():
+            file.unlink()
+
+    def test_it_warns_beside_every_result(self, settings, lists, tmp_path, capsys):
+        run = train.Trainer(replace(settings, protocol="authors", epochs=1))
+        held = run.batches.held_records
+        trained = {r.lesion for r in run.batches.train.dataset.images.records}
+        shared = sum(record.lesion in trained for record in held)
+        assert len(held) == 7
+        assert shared > 0
+        run.run()
+        warning = f"{shared} of the 7 held-out images show a lesion that is trained on"
+        assert warning in capsys.readouterr().err
+        assert warning in run.history[0]["warning"]
+        table = report.write_report([tmp_path / "run"], tmp_path / "report")
+        assert warning in table
+        assert warning in (tmp_path / "report/report.md").read_text()
+
+    def test_lists_that_make_no_sense_are_refused(self, settings, lists):
+        settings = replace(settings, protocol="authors")
+        path = lists / "test.txt"
+        text = path.read_text()
+        for broken, message in (
+            ("what is this", r"test\.txt:1: expected a path and a class index"),
+            (text.replace(".jpg 0", ".jpg 1"), r"test\.txt:1: class 1, but the ground truth has 0"),
+            ("\n".join(text.splitlines()[1:]), r"no image of class MEL"),
+        ):
+            path.write_text(broken)
+            with pytest.raises(DataError, match=message):
+                train.split(settings)
+        path.unlink()
+        with pytest.raises(DataError, match=r"test\.txt: cannot be read .*the papers' lists"):
+            train.split(settings)
+
+    def test_a_split_by_lesion_needs_no_warning(self, settings):
+        assert train.make_batches(settings).warning is None
 
 
 def test_the_command_line_reads_every_setting():
@@ -241,6 +340,16 @@ class TestReport:
         with pytest.raises(SystemExit, match=r"error: .*predictions\.csv: .*finish this run first"):
             report.main([str(tmp_path), "--out", str(tmp_path / "report")])
         assert not (tmp_path / "report").exists()
+
+
+def test_the_real_lists_leak_as_stated():
+    if not real_images.ROOT.is_dir():
+        pytest.skip("needs the papers' lists and the ISIC 2018 images beside the checkout")
+    root = str(real_images.ROOT)
+    settings = train.Settings(data=root, out="unused", protocol="authors", hold_out="test")
+    held = train.split(settings)[1]
+    assert len(held) == 267
+    assert train.shared_lesions(*train.split(settings)).startswith("122 of the 267 held-out")
 
 
 def test_models():
