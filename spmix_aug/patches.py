@@ -132,7 +132,9 @@ def resize_ratios(
     if tuple(ratios.shape[1:]) == grid:
         return ratios
     rows, columns = (
-        _area_shares(patches, patch_size, pixels, cells).to(ratios)
+        _area_shares(patches, patch_size, pixels, cells).to(
+            ratios.device, ratios.dtype, non_blocking=True
+        )
         for patches, pixels, cells in zip(ratios.shape[1:], image_size, grid, strict=True)
     )
     return rows @ ratios @ columns.T

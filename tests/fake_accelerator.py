@@ -60,8 +60,13 @@ def main(saliency: str, target: str, pairing: str) -> None:
             torch.zeros(6, dtype=torch.long, device=DEVICE),
             torch.zeros(6, 3, device=DEVICE),
         ):
+            tokens = torch.rand(6, 21, 4, device=DEVICE)  # a class token and the plan's grid
+            maps = torch.rand(6, 4, 25, 35, device=DEVICE)
             with NoMixedDevices():
                 mixed, targets = mixer(images, labels)
+                plan = mixer.plan(images, labels)
+                assert plan.tokens(tokens, prefix_tokens=1).device.type == DEVICE
+                assert plan.tokens(maps).device.type == DEVICE
             assert mixed.device.type == targets.device.type == DEVICE
             assert mixed.shape == images.shape
         leaks = {
