@@ -361,6 +361,55 @@ def grid(value: object) -> tuple[int, int]:
     return rows, columns
 
 
+def token_grid(
+    found: list[tuple[int, int]], cells: int, image_size: tuple[int, int]
+) -> tuple[int, int]:
+    """Accept the only grid that so many tokens may have."""
+    if len(found) != 1:
+        raise ValueError(
+            f"Expected a number of tokens that determines their grid on images of {image_size}, "
+            f"but {cells} without prefix tokens have {found or 'none'}; give `grid`, and "
+            "`prefix_tokens` where class or register tokens come first."
+        )
+    rows, columns = found[0]
+    if rows * columns != cells:
+        raise ValueError(
+            f"Expected `grid` to have {cells} cells, the number of tokens without prefix tokens, "
+            f"but got {(rows, columns)}."
+        )
+    return rows, columns
+
+
+def map_grid(
+    sides: tuple[int, int],
+    fits: bool,
+    wanted: tuple[int, int] | None,
+    layout: str,
+    value: Tensor,
+    image_size: tuple[int, int],
+) -> None:
+    """Accept feature maps whose sides fit."""
+    if fits:
+        return
+    given = f"{layout} maps of shape {tuple(value.shape)} have {sides}; give another `layout`"
+    if wanted is not None:
+        raise ValueError(f"Expected feature maps of `grid` {wanted}, but {given} or `grid`.")
+    raise ValueError(
+        f"Expected feature maps in the proportion of images of {image_size}, but {given}, or "
+        f"grid={sides} if that is meant."
+    )
+
+
+def layout_shows(module: torch.nn.Module, value: Tensor, first: bool, last: bool) -> None:
+    """Accept feature maps that fit in one layout alone, channels first or last."""
+    if first == last:
+        fit = "both layouts fit; give `layout`" if first else "none fits; give `layout` and `grid`"
+        raise ValueError(
+            f"Expected feature maps whose layout shows, but of shape {tuple(value.shape)} from "
+            f"{type(module).__name__} {fit}."
+        )
+
+
 def no_prefix_in_maps(prefix_tokens: int) -> None:
     """Accept prefix tokens with tokens alone."""
     if prefix_tokens:
@@ -370,10 +419,19 @@ def no_prefix_in_maps(prefix_tokens: int) -> None:
         )
 
 
-def module(name: str, value: object) -> None:
+def module(value: object) -> None:
     """Accept a `torch.nn.Module`."""
     if not isinstance(value, torch.nn.Module):
-        raise TypeError(f"Expected `{name}` to be a torch.nn.Module, but got {described(value)}.")
+        raise TypeError(f"Expected `module` to be a torch.nn.Module, but got {described(value)}.")
+
+
+def module_output(module: torch.nn.Module, value: object) -> None:
+    """Accept a module that returns a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"Expected `module` to return a tensor, but {type(module).__name__} returned "
+            f"{type(value).__name__}; hook a part of it that returns one."
+        )
 
 
 _COMPILED = (
@@ -394,7 +452,8 @@ def was_mixed(module: torch.nn.Module, calls: list[bool], with_gradients: bool) 
     if not calls:
         raise ValueError(
             f"Expected `module` to run inside the block, but {name} never did: it is not a part "
-            f"of the model that ran, or that model is compiled; {_COMPILED}"
+            "of the model that ran, or that model runs its children without it (hook the last of "
+            f"them), or is compiled; {_COMPILED}"
         )
     if with_gradients and not any(calls):
         raise ValueError(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spmix_aug._precision import full_precision
+
 # Relative to the scores' magnitude: far above float32 rounding, far below what an eye could see.
 FLAT_TOLERANCE = 1e-5
 
@@ -127,7 +129,7 @@ def resize_ratios(
     """Average `ratios (B,gh,gw)` over the cells of another grid on the same image: `(B,h,w)`.
 
     The cells of the new grid are all alike and cover the image; each takes the mean ratio of its
-    area.
+    area. A mean of 1 is exactly 1, whatever its rounding.
     """
     if tuple(ratios.shape[1:]) == grid:
         return ratios
@@ -137,7 +139,9 @@ def resize_ratios(
         )
         for patches, pixels, cells in zip(ratios.shape[1:], image_size, grid, strict=True)
     )
-    return rows @ ratios @ columns.T
+    with full_precision(ratios.device):
+        means = rows @ ratios @ columns.T
+    return torch.where(means > 1 - FLAT_TOLERANCE, 1.0, means)
 
 
 def _area_shares(patches: int, patch_size: int, pixels: int, cells: int) -> Tensor:
@@ -150,11 +154,11 @@ def _area_shares(patches: int, patch_size: int, pixels: int, cells: int) -> Tens
 
 
 def in_proportion(grid: tuple[int, int], image_size: tuple[int, int]) -> bool:
-    """Tell whether a grid has the proportion of an image, up to one row and one column."""
+    """Tell whether cells of some one side, all rounded up or all down, make this grid."""
     (rows, columns), (height, width) = grid, image_size
-    return (rows - 1) * width <= (columns + 1) * height and (columns - 1) * height <= (
-        rows + 1
-    ) * width
+    up = (rows - 1) * width < columns * height and (columns - 1) * height < rows * width
+    down = rows * width < (columns + 1) * height and columns * height < (rows + 1) * width
+    return up or down
 
 
 def grids_of(cells: int, image_size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -80,8 +80,9 @@ class MixPlan:
             tokens: `(B,N,D)`, row by row; or feature maps `(B,D,h,w)`, in any floating dtype.
             prefix_tokens: how many tokens come before those of the patches (class and register
                 tokens); they are left as they are.
-            grid: rows and columns `(h,w)` of the patch tokens; when None, the plan's own or the
-                one grid of that many cells in the image's proportion.
+            grid: rows and columns `(h,w)` of the patch tokens, whose cells cover the image evenly;
+                when None, the plan's own or the one grid of that many cells in the image's
+                proportion.
             layout: `"NHWC"` for feature maps `(B,h,w,D)`.
 
         Returns:
@@ -94,29 +95,17 @@ class MixPlan:
         _checks.tokens_fit_plan(tokens, self.partner)
         _checks.integer("prefix_tokens", prefix_tokens, low=0)
         _checks.choice("layout", layout, ("NCHW", "NHWC"))
-        if grid is not None:
-            grid = _checks.grid(grid)
+        grid = None if grid is None else _checks.grid(grid)
         if tokens.ndim == 3:
             cells = tokens.shape[1] - prefix_tokens
-            grid = grid or self._grid_of(cells, tokens)
-            if grid[0] * grid[1] != cells:
-                raise ValueError(
-                    f"Expected `grid` to have {cells} cells, the number of tokens without "
-                    f"{prefix_tokens} prefix tokens, but got {grid}."
-                )
+            grid = _checks.token_grid(self._grids_of(cells, grid), cells, self.image_size)
             ratios = self._ratios_on(grid).flatten(1).unsqueeze(2)  # (B,N,1)
             mixed = self._blend(tokens[:, prefix_tokens:], ratios)
             return torch.cat([tokens[:, :prefix_tokens], mixed], dim=1) if prefix_tokens else mixed
         _checks.no_prefix_in_maps(prefix_tokens)
         height, width = tokens.shape[1:3] if layout == "NHWC" else tokens.shape[2:]
-        if grid not in (None, (height, width)) or (
-            grid is None and not in_proportion((height, width), self.image_size)
-        ):
-            raise ValueError(
-                f"Expected feature maps of {grid or self.image_size} cells, or in that proportion, "
-                f"but {layout} maps of shape {tuple(tokens.shape)} have {(height, width)}; give "
-                "another `layout`, or this as `grid`."
-            )
+        fits = self._fits((height, width), grid)
+        _checks.map_grid((height, width), fits, grid, layout, tokens, self.image_size)
         ratios = self._ratios_on((height, width))
         return self._blend(tokens, ratios.unsqueeze(3 if layout == "NHWC" else 1))
 
@@ -135,36 +124,46 @@ class MixPlan:
         papers do, and `plan.hooked(model.layer1)` feature maps in a CNN. Every call of the module
         in the block is mixed; afterwards, also when something raised, the module is as it was.
 
-        A module that activation checkpointing runs again in the backward pass is mixed again only
-        inside the block, so call `backward()` there. A compiled model does not see hooks that come
-        and go: compile parts of it that do not hold the module (`for block in model.blocks:
-        block.compile()`), or call `tokens` between its parts.
+        A module that activation checkpointing runs again in the backward pass has to be mixed
+        again: call `backward()` inside the block. Outside, the gradients would be those of an
+        unmixed pass; where that shows it raises, but where nothing of the module is trained it
+        may not. A compiled model does not see hooks that come and go, which is an error (or, if
+        its very first call is inside the block, runs uncompiled): compile parts of it that do not
+        hold the module (`for block in model.blocks: block.compile()`), or call `tokens` between
+        its parts.
 
         Args:
-            module: whose output is tokens `(B,N,D)` or feature maps.
+            module: whose output is tokens `(B,N,D)`, row by row, or feature maps, of the plan's
+                whole batch.
             prefix_tokens: see `tokens`.
             grid: see `tokens`.
             layout: of feature maps; when None, the one that the module states (timm's
-                `output_fmt`), else the one in which their sides are in the image's proportion.
+                `output_fmt`), else the one in which their sides are the grid, or in the image's
+                proportion.
 
         Raises:
             TypeError: if `module` is no module, or returns no tensor.
             ValueError: if the module did not run in the block, or ran where a hook cannot mix it;
                 or what it returns does not fit, see `tokens`.
         """
-        _checks.module("module", module)
+        _checks.module(module)
         with_gradients = torch.is_grad_enabled()
         calls: list[bool] = []  # of each call, whether it kept what gradients need
 
         @torch.compiler.disable  # type: ignore[untyped-decorator]
-        def mix(output: Any) -> Tensor:
-            calls.append(torch.is_grad_enabled())
-            fmt = layout or self._layout_of(module, output)
+        def mix(inputs: Any, output: Any) -> Tensor:
+            _checks.module_output(module, output)
+            wanted = any(
+                isinstance(value, Tensor) and value.requires_grad
+                for value in (*module.parameters(), *inputs)
+            )
+            calls.append(torch.is_grad_enabled() or not wanted)
+            fmt = layout or self._layout_of(module, output, grid)
             return self.tokens(output, prefix_tokens, grid, layout=fmt)
 
         def hook(_: nn.Module, inputs: Any, output: Any) -> Any:
             _checks.not_compiling()
-            return mix(output)
+            return mix(inputs, output)
 
         handle = module.register_forward_hook(hook)
         try:
@@ -174,41 +173,33 @@ class MixPlan:
         _checks.was_mixed(module, calls, with_gradients)
 
     def _ratios_on(self, grid: tuple[int, int]) -> Tensor:
-        """Bring the ratios to another grid, `(B,h,w)`, exactly 1 where a sample passes through."""
-        ratios = resize_ratios(self.ratios, self.patch_size, self.image_size, grid)
-        itself = torch.arange(len(self.partner), device=self.partner.device)
-        return torch.where((self.partner == itself).view(-1, 1, 1), 1.0, ratios)
+        """Bring the ratios to another grid, `(B,h,w)`."""
+        return resize_ratios(self.ratios, self.patch_size, self.image_size, grid)
 
-    def _grid_of(self, cells: int, tokens: Tensor) -> tuple[int, int]:
-        """Find the grid of so many tokens."""
-        own: tuple[int, int] = tuple(self.ratios.shape[1:])  # type: ignore[assignment]
-        found = [own] if own[0] * own[1] == cells else grids_of(cells, self.image_size)
-        if len(found) != 1:
-            raise ValueError(
-                f"Expected a number of tokens that determines their grid on images of "
-                f"{self.image_size}, but {cells} (of shape {tuple(tokens.shape)}, without prefix "
-                f"tokens) have {found or 'none'}; give `grid`, and `prefix_tokens` where class or "
-                "register tokens come first."
-            )
-        return found[0]
+    def _grids_of(self, cells: int, grid: tuple[int, int] | None) -> list[tuple[int, int]]:
+        """List the grids that so many tokens may have: the given one, the plan's, or others."""
+        rows, columns = self.ratios.shape[1:]
+        if grid is None and rows * columns == cells:
+            grid = rows, columns
+        return grids_of(cells, self.image_size) if grid is None else [grid]
 
-    def _layout_of(self, module: nn.Module, output: Any) -> Literal["NCHW", "NHWC"]:
+    def _fits(self, sides: tuple[int, int], grid: tuple[int, int] | None) -> bool:
+        """Tell whether sides of feature maps are the grid, or in the image's proportion."""
+        return in_proportion(sides, self.image_size) if grid is None else sides == tuple(grid)
+
+    def _layout_of(
+        self, module: nn.Module, output: Tensor, grid: tuple[int, int] | None
+    ) -> Literal["NCHW", "NHWC"]:
         """Find the layout of what a module returned; tokens have none."""
-        if not isinstance(output, Tensor) or output.ndim != 4:
+        if output.ndim != 4:
             return "NCHW"
         stated = getattr(module, "output_fmt", None)
         if stated is not None:
             return "NHWC" if str(getattr(stated, "value", stated)) == "NHWC" else "NCHW"
-        first, last = (
-            in_proportion((sides[0], sides[1]), self.image_size)
-            for sides in (output.shape[1:3], output.shape[2:])
-        )
-        if first == last:
-            raise ValueError(
-                f"Expected feature maps whose layout shows, but got shape {tuple(output.shape)} "
-                f"from {type(module).__name__}; give `layout`."
-            )
-        return "NHWC" if first else "NCHW"
+        _, one, two, three = output.shape
+        first, last = self._fits((two, three), grid), self._fits((one, two), grid)
+        _checks.layout_shows(module, output, first, last)
+        return "NHWC" if last else "NCHW"
 
     def _blend(self, own: Tensor, ratios: Tensor) -> Tensor:
         """Blend samples with their partners; what has ratio 1 is selected, not computed."""

@@ -157,6 +157,14 @@ class TestQueue:
         empty.push(torch.ones(2, 1), torch.ones(2, dtype=torch.int64))
         assert len(empty.features) == 0
 
+    def test_what_is_not_finite_stays_out(self):
+        queue = FeatureQueue(2, 2, 9)
+        before = queue.features.clone()
+        rows = torch.tensor([[1.0, float("nan")], [0.0, 1.0]])
+        queue.push(rows, torch.tensor([7, 8]))
+        assert torch.equal(queue.features, torch.stack([before[0], rows[1]]))
+        assert queue.labels[1] == 8
+
     def test_it_survives_a_checkpoint(self):
         queue, other = FeatureQueue(5, 2, 3), FeatureQueue(5, 2, 3)
         queue.push(torch.ones(3, 2), torch.ones(3, dtype=torch.int64))

@@ -1,5 +1,6 @@
 """Training on two ranks of this machine's CPU, by gloo."""
 
+import itertools
 import json
 import os
 import socket
@@ -75,15 +76,19 @@ def train_on(rank, port, settings, dies_in):
     join_ranks(rank, port)
     run = train.Trainer(settings)
     if dies_in is not None and rank == 1:
-        real = run._train_epoch
+        # After a step of the next epoch, which the first rank takes once it has saved.
+        real, steps = run._step, []
 
-        def die(epoch):
-            if epoch == dies_in:
+        def die(parts):
+            loss = real(parts)
+            steps.append(loss)
+            if len(steps) > dies_in * run.batches.steps:
                 raise RuntimeError("rank 1 lost its power")
-            return real(epoch)
+            return loss
 
-        run._train_epoch = die
-    drawn = list(run.batches.train.batch_sampler)
+        run._step = die
+    sampler = run.batches.train.batch_sampler
+    drawn = list(itertools.islice(sampler, run.batches.steps * settings.accumulate))
     run.run()
     state = {
         "parameters": [p.detach() for p in run.trained.parameters()],

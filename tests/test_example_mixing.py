@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 pytest.importorskip("timm")
-from examples.isic2018.mixing import ViewMixer, join, second_batch
+from examples.isic2018.mixing import ViewMixer, join, patch_embedding, second_batch
 from examples.isic2018.model import build_model
 from spmix_aug import SaliencyPatchMix
 
@@ -47,7 +47,8 @@ def test_tokens_and_pixels_agree_behind_a_linear_embedding(views, half):
     outputs = []
     for in_tokens in (False, True):
         mixer = make_mixer(pairing=second_batch if half else "relative")
-        mixed = ViewMixer(mixer, in_tokens=in_tokens, half=half)(views, [], LABELS, model)
+        embedding = patch_embedding(model) if in_tokens else None
+        mixed = ViewMixer(mixer, embedding, half=half)(views, [], LABELS, model)
         with mixed.inside:
             outputs.append(model(mixed.images))
         own = 3 if half else 6
@@ -65,7 +66,7 @@ def test_views_share_their_pairing_and_have_their_own_ratios(views):
     seen = []
     real = mixer.plan
     mixer.plan = lambda *args, **kwargs: seen.append(real(*args, **kwargs)) or seen[-1]
-    ViewMixer(mixer, in_tokens=False, half=False)(views, [], LABELS, Linear())
+    ViewMixer(mixer, half=False)(views, [], LABELS, Linear())
     first, second = seen
     assert torch.equal(first.partner, second.partner)
     assert not torch.equal(first.ratios, second.ratios)
@@ -80,7 +81,7 @@ def test_given_maps_decide(views):
     for each in maps:
         each[:, :, :8, :8] = 255
     mixer = make_mixer()
-    mixed = ViewMixer(mixer, in_tokens=False, half=False)(views, maps, LABELS, Linear())
+    mixed = ViewMixer(mixer, half=False)(views, maps, LABELS, Linear())
     plan = make_mixer().plan(views[0], LABELS, saliency=maps[0].float())
     assert torch.equal(mixed.images[:6], plan.images(views[0]))
     moved = plan.partner != torch.arange(6)
@@ -89,7 +90,7 @@ def test_given_maps_decide(views):
 
 @pytest.mark.parametrize("half", [False, True])
 def test_without_a_mixer_the_own_images_pass(views, half):
-    mixed = ViewMixer(None, in_tokens=True, half=half)(views, [], LABELS, Linear())
+    mixed = ViewMixer(None, half=half)(views, [], LABELS, Linear())
     own = 3 if half else 6
     assert torch.equal(mixed.images, torch.cat([view[:own] for view in views]))
     assert torch.equal(mixed.targets, LABELS[:own].repeat(2))
@@ -99,10 +100,9 @@ def test_a_second_batch_is_paired_one_to_one():
     assert second_batch(LABELS, torch.ones(3), None).tolist() == [3, 4, 5, 3, 4, 5]
 
 
-def test_tokens_need_a_patch_embedding(views):
-    mixer = ViewMixer(make_mixer(), in_tokens=True, half=False)
+def test_tokens_need_a_patch_embedding():
     with pytest.raises(ValueError, match="no patch embedding to mix behind in Sequential"):
-        mixer(views, [], LABELS, build_model("small_cnn", 3))
+        patch_embedding(build_model("small_cnn", 3))
 
 
 def test_the_tiny_hybrid_has_the_papers_form():

@@ -44,6 +44,7 @@ def test_options_go_over_a_recipe():
         ("epochs = ", r"not TOML .*; mend"),
         ("epoch = 3", "epoch is no setting of a recipe"),
         ("out = 'x'", "out is no setting of a recipe"),
+        ("epochs = true", r"epochs = True is no <class 'int'>"),
         ("epochs = 'three'", r"epochs = 'three' is no <class 'int'>"),
         ("mix = 'all'", "mix = 'all' is none of spmix, spmix_tokens, none"),
     ],
@@ -70,6 +71,9 @@ def test_whole_numbers_stand_for_floats(tmp_path):
     ("options", "message"),
     [
         ({"batch_size": 10, "accumulate": 3}, "batch_size 10 cannot be cut into 3"),
+        ({"accumulate": 0}, "cannot be cut into 0"),
+        ({"batch_size": 16, "accumulate": 16}, "a part of 1 images has no whole number"),
+        ({"saliency_cache": "maps"}, "choose saliency_of image"),
         ({"saliency": "grad_cam", "saliency_of": "image"}, "grad_cam needs the model"),
         ({"pairing": "second_batch"}, "choose sampler instance"),
         ({"target": "ratio", "loss": "contrastive"}, "choose target own"),

@@ -1,6 +1,7 @@
 """The training example: it trains, resumes exactly, reports, and loses nothing on bad input."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from examples import quickstart
 from examples.isic2018 import files, report, train
+from examples.isic2018 import model as model_module
 from examples.isic2018.data import CLASSES, DataError, read_records
 from examples.isic2018.model import build_model
 from examples.isic2018.phantom import draw_phantom
@@ -228,8 +230,32 @@ class TestAuthorsProtocol:
             with pytest.raises(DataError, match=message):
                 train.split(settings)
         path.unlink()
-        with pytest.raises(DataError, match=r"test\.txt: cannot be read .*the papers' lists"):
+        with pytest.raises(DataError, match=r"test\.txt: cannot be read .*protocol needs it"):
             train.split(settings)
+
+    def test_images_of_the_validation_part_are_found(self, settings, phantom, lists, tmp_path):
+        """The lists name validation images too, which need no groupings."""
+        root = tmp_path / "both"
+        shutil.copytree(phantom, root)
+        name = "ISIC2018_Task3_Validation_"
+        source = next((phantom / "ISIC2018_Task3_Training_Input").iterdir())
+        (root / f"{name}Input").mkdir()
+        shutil.copy(source, root / f"{name}Input" / "ISIC_9.jpg")
+        table = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nISIC_9,0.0,1.0,0.0,0.0,0.0,0.0,0.0\n"
+        (root / f"{name}GroundTruth.csv").write_text(table)
+        settings = replace(settings, protocol="authors")
+        before = [len(part) for part in train.split(settings)[:2]]
+        *parts, warning = train.split(replace(settings, data=str(root)))
+        assert [len(part) for part in parts] == [number + 1 for number in before]
+        assert "8 of the 8 listed test images" in warning
+
+    def test_an_unknown_leak_is_refused(self, settings, phantom, lists, tmp_path):
+        root = tmp_path / "ungrouped"
+        shutil.copytree(phantom, root)
+        for file in root.rglob("*LesionGroupings.csv"):
+            file.unlink()
+        with pytest.raises(DataError, match="no lesion groupings, without which the leak"):
+            train.split(replace(settings, protocol="authors", data=str(root)))
 
     def test_a_split_by_lesion_needs_no_warning(self, settings):
         assert train.make_batches(settings).warning is None
@@ -347,9 +373,53 @@ def test_the_real_lists_leak_as_stated():
         pytest.skip("needs the papers' lists and the ISIC 2018 images beside the checkout")
     root = str(real_images.ROOT)
     settings = train.Settings(data=root, out="unused", protocol="authors", hold_out="test")
-    held = train.split(settings)[1]
+    _, held, warning = train.split(settings)
     assert len(held) == 267
-    assert train.shared_lesions(*train.split(settings)).startswith("122 of the 267 held-out")
+    assert warning.startswith("122 of the 267 held-out")
+    assert "267 of the 322 listed test images" in warning
+
+
+class TestPapersHybrid:
+    def test_it_is_the_papers(self):
+        model = build_model("vit_small_resnet50d_s16_224", 7, image_size=224)
+        assert model.patch_embed(torch.rand(1, 3, 224, 224)).shape == (1, 196, 768)
+        assert len(model.blocks) == 8
+        assert model.blocks[0].attn.num_heads == 8
+        assert model.blocks[0].mlp.fc1.out_features == 3 * 768
+
+    def test_its_stages_get_the_weights_there_are(self, monkeypatch):
+        asked, real = [], model_module.timm.create_model
+
+        def create(name, pretrained=False, **options):
+            asked.append((name, pretrained))
+            return real(name, **options)
+
+        monkeypatch.setattr(model_module.timm, "create_model", create)
+        sources = []
+        monkeypatch.setattr(
+            model_module,
+            "_pretrained",
+            lambda name, load: sources.append(load(pretrained=True)) or sources[-1],
+        )
+        model = build_model("vit_small_resnet50d_s16_224", 7, pretrained=True, image_size=64)
+        assert ("resnet50d", True) in asked
+        for name, value in sources[0].state_dict().items():
+            assert torch.equal(model.patch_embed.backbone.state_dict()[name], value)
+        assert model(torch.rand(1, 3, 64, 64)).shape == (1, 7)
+
+    @pytest.mark.parametrize("error", [OSError("no route\nat all"), RuntimeError()])
+    def test_missing_weights_are_an_error_with_a_way_out(self, monkeypatch, error):
+        def create(name, pretrained=False, **options):
+            if pretrained:
+                raise error
+            return nn.Identity()
+
+        monkeypatch.setattr(model_module.timm, "create_model", create)
+        for name in ("vit_small_resnet50d_s16_224", "resnet50"):
+            with pytest.raises(
+                ValueError, match=rf"no pretrained weights for `{name}` \((no route|Run"
+            ):
+                build_model(name, 7, pretrained=True)
 
 
 def test_models():

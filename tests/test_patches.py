@@ -122,6 +122,7 @@ def test_resized_ratios_agree_with_a_slow_loop(size, patch_size, grid, seed):
     ratios = torch.rand(
         2, *patches.patch_grid(size, patch_size), generator=generator, dtype=torch.float64
     )
+    assert patches.resize_ratios(ratios[:0], patch_size, size, grid).shape == (0, *grid)
     if tuple(ratios.shape[1:]) == grid:
         assert patches.resize_ratios(ratios, patch_size, size, grid) is ratios
         return
@@ -140,10 +141,26 @@ def test_resized_ratios_agree_with_a_slow_loop(size, patch_size, grid, seed):
         (28 * 37, (450, 600), [(28, 37)]),
         (29 * 38, (450, 600), [(29, 38)]),
         (2 * 8, (32, 128), [(2, 8)]),
-        (56, (224, 224), [(7, 8), (8, 7)]),
+        (56, (224, 224), []),
+        (49, (96, 128), []),  # 6 x 8 and a class token
+        (225, (224, 256), []),  # 14 x 16 and a class token
+        (25, (64, 80), []),  # 4 x 5, a class token and four registers
+        (109 * 109, (224, 224), [(109, 109)]),  # without padding
+        (6, (7, 10), [(2, 3)]),
         (1, (224, 224), [(1, 1)]),
         (0, (224, 224), []),
     ],
 )
 def test_grids_in_proportion(cells, size, grids):
     assert patches.grids_of(cells, size) == grids
+
+
+def test_resized_ratios_are_exact_where_all_are_1_and_under_autocast():
+    ratios = torch.full((2, 14, 14), 0.8)
+    ratios[1] = 1
+    plain = patches.resize_ratios(ratios, 16, (224, 224), (9, 9))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = patches.resize_ratios(ratios, 16, (224, 224), (9, 9))
+    assert torch.equal(plain, inside)
+    torch.testing.assert_close(plain[0], torch.full((9, 9), 0.8))
+    assert bool((plain[1] == 1).all())

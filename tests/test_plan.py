@@ -14,13 +14,13 @@ from spmix_aug import MixPlan
 from spmix_aug.patches import patch_grid
 
 
-def make_plan(batch, size, patch_size, seed=0, ratios=None, partner=None):
+def make_plan(batch, size, patch_size, seed=0, ratios=None, partner=None, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     if partner is None:
         partner = torch.randint(max(batch, 1), (batch,), generator=generator)
     if ratios is None:
         grid = patch_grid(size, patch_size)
-        ratios = torch.rand(batch, *grid, generator=generator, dtype=torch.float64)
+        ratios = torch.rand(batch, *grid, generator=generator, dtype=dtype)
         ratios[partner == torch.arange(batch)] = 1
     return MixPlan(partner, ratios, torch.ones(batch, 1), patch_size, size)
 
@@ -225,8 +225,8 @@ class TestTokens:
             (torch.ones(4, 15, 6), {"grid": (3, 4)}, ValueError, r"15 cells.*got \(3, 4\)"),
             (torch.ones(4, 15, 6), {"grid": 3}, TypeError, r"\(rows, columns\), but got int 3"),
             (torch.ones(4, 2, 3, 5), {"prefix_tokens": 1}, ValueError, "0 for feature maps"),
-            (torch.ones(4, 2, 3, 5), {"grid": (3, 4)}, ValueError, r"maps of \(3, 4\) cells"),
-            (torch.ones(4, 3, 5, 64), {}, ValueError, r"have \(5, 64\); give another `layout`"),
+            (torch.ones(4, 2, 3, 5), {"grid": (3, 4)}, ValueError, r"of `grid` \(3, 4\), but NCHW"),
+            (torch.ones(4, 3, 5, 64), {}, ValueError, r"have \(5, 64\); .*grid=\(5, 64\) if"),
             (torch.ones(4, 3, 5, 2), {"layout": "HWC"}, ValueError, "`layout` to be one of"),
         ],
     )
@@ -234,9 +234,9 @@ class TestTokens:
         with pytest.raises(error, match=message):
             make_plan(4, (12, 20), 4).tokens(tokens, **options)
 
-    def test_a_grid_that_the_number_leaves_open_is_asked_for(self):
+    def test_a_grid_out_of_proportion_is_asked_for(self):
         plan, tokens = make_plan(4, (28, 28), 4), torch.rand(4, 56, 2)
-        with pytest.raises(ValueError, match=r"56 .* have \[\(7, 8\), \(8, 7\)\]; give `grid`"):
+        with pytest.raises(ValueError, match=r"56 without prefix tokens have none; give `grid`"):
             plan.tokens(tokens)
         assert plan.tokens(tokens, grid=(7, 8)).shape == tokens.shape
 
@@ -316,10 +316,12 @@ class TestHooked:
         assert torch.equal(twice, second.tokens(plan.tokens(model.embed(images))))
 
     def test_autocast_keeps_its_dtype(self, tiny):
-        model, images, plan = tiny
+        model, images, _ = tiny
+        plan = make_plan(4, (12, 20), 8, dtype=torch.float32)  # another grid than the tokens'
         with torch.autocast("cpu", torch.bfloat16), plan.hooked(model.embed):
             found = model.embed(images)
-            expected = plan.tokens(model.embed._conv_forward(images, *model.embed.parameters()))
+            features = model.embed._conv_forward(images, *model.embed.parameters())
+        expected = plan.tokens(features)
         assert found.dtype == torch.bfloat16
         assert torch.equal(found, expected)
 
@@ -340,6 +342,13 @@ class TestHooked:
         model.mixed(images, plan).square().sum().backward()
         for one, two in zip(model.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(one.grad, two.grad)
+
+    def test_a_frozen_part_without_gradients_is_fine(self, tiny):
+        model, images, plan = tiny
+        model.embed.requires_grad_(False)
+        with plan.hooked(model.embed), torch.no_grad():
+            found = model.embed(images)
+        assert torch.equal(found, plan.tokens(model.embed(images)))
 
     def test_a_checkpointed_module_whose_backward_is_outside_raises(self, tiny):
         _, images, plan = tiny
@@ -391,15 +400,21 @@ class TestHooked:
         square = make_plan(4, (12, 12), 4)
         unclear = torch.rand(4, 6, 6, 6)
         with (
-            pytest.raises(ValueError, match=r"layout shows, but got shape"),
+            pytest.raises(ValueError, match=r"both layouts fit; give `layout`"),
             square.hooked(identity),
         ):
             identity(unclear)
         with square.hooked(identity, layout="NHWC"):
             assert torch.equal(identity(unclear), square.tokens(unclear, layout="NHWC"))
-        identity.output_fmt = "NCHW"
-        with square.hooked(identity):
-            assert torch.equal(identity(unclear), square.tokens(unclear))
+        with pytest.raises(ValueError, match=r"none fits; give"), plan.hooked(identity):
+            identity(unclear)
+        with plan.hooked(identity, grid=(6, 7)):
+            for given in (torch.rand(4, 5, 6, 7), torch.rand(4, 42, 2)):
+                assert torch.equal(identity(given), plan.tokens(given, grid=(6, 7)))
+        for layout in ("NCHW", "NHWC"):
+            identity.output_fmt = layout
+            with square.hooked(identity):
+                assert torch.equal(identity(unclear), square.tokens(unclear, layout=layout))
 
     def test_wrong_use_is_refused(self, tiny):
         model, images, plan = tiny
@@ -409,7 +424,7 @@ class TestHooked:
             model(images)
         pair = nn.Module()
         pair.forward = lambda images: (images, (3, 5))
-        with pytest.raises(TypeError, match="but got tuple"), plan.hooked(pair):
+        with pytest.raises(TypeError, match="Module returned tuple; hook"), plan.hooked(pair):
             pair(images)
 
     @pytest.mark.parametrize(

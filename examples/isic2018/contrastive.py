@@ -168,15 +168,19 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, features: Tensor, labels: Tensor) -> None:
-        """Put the features `(B,D)` and labels `(B,)` of every rank in place of the oldest."""
+        """Put the features `(B,D)` and labels `(B,)` of every rank in place of the oldest.
+
+        A feature that is not finite, as half precision may give, leaves the old one in its place.
+        """
         size = len(self.features)
         if size == 0:
             return
         features, labels = (gather(each) for each in (features.to(self.features), labels))
         features, labels = features[-size:], labels[-size:]
         places = (self.place + torch.arange(len(labels), device=labels.device)) % size
-        self.features[places] = features
-        self.labels[places] = labels
+        finite = features.isfinite().all(dim=1)
+        self.features[places] = torch.where(finite.unsqueeze(1), features, self.features[places])
+        self.labels[places] = torch.where(finite, labels, self.labels[places])
         self.place.copy_((self.place + len(labels)) % size)
 
 

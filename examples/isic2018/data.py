@@ -7,6 +7,7 @@ The folder is the challenge's own::
     ISIC2018_Task3_Training_LesionGroupings.csv    optional: which images show the same lesion
     splits/lesion_disjoint.csv                     optional: columns image, split, fold
     splits/authors/train.txt, test.txt             optional: the papers' file lists
+    ISIC2018_Task3_Validation_Input/ and _GroundTruth/   optional: images that those lists name too
     lesion_masks/ISIC_0024306.png ...              optional: white where the lesion is
 
 Both challenge CSV files may lie in the folder itself or in its ground-truth folder.
@@ -30,11 +31,10 @@ from torch.utils.data import Dataset
 
 CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
-_INPUT = "ISIC2018_Task3_Training_Input"
-_TRUTH = "ISIC2018_Task3_Training_GroundTruth"
-_GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings"
+_NAME = "ISIC2018_Task3_{}_{}"
+_INPUT = _NAME.format("Training", "Input")
+_TRUTH = _NAME.format("Training", "GroundTruth")
 _TEST = "test"
-_AUTHORS = "the papers' lists are needed for this protocol"
 _WAY_OUT = f"name the folder that holds {_INPUT} and {_TRUTH}, unpacked"
 
 
@@ -57,23 +57,28 @@ class _Row(NamedTuple):
     values: list[str]
 
 
-def read_records(root: Path) -> list[Record]:
+def read_records(root: Path, part: str = "Training") -> list[Record]:
     """Read the images of a challenge folder in ground-truth order, checking all of it but pixels.
 
     Without a lesion groupings file every image counts as a lesion of its own.
+
+    Args:
+        root: The folder.
+        part: "Training", or "Validation" for the challenge's other labelled images.
 
     Raises:
         DataError: A folder, file or listed image is missing, or a CSV row makes no sense.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; {_WAY_OUT}")
-    folder = root / _INPUT
+    folder = root / _NAME.format(part, "Input")
     files = _file_names(folder)
-    truth = _find(root, f"{_TRUTH}.csv")
+    name = _NAME.format(part, "GroundTruth")
+    truth = _find(root, name, f"{name}.csv")
     if truth is None:
-        raise DataError(f"{root / _TRUTH / _TRUTH}.csv: no such file; {_WAY_OUT}")
+        raise DataError(f"{root / name / name}.csv: no such file; {_WAY_OUT}")
     rows = _read_table(truth, CLASSES)
-    groupings = _find(root, f"{_GROUPINGS}.csv")
+    groupings = _find(root, name, _NAME.format(part, "LesionGroupings.csv"))
     lesions = None if groupings is None else _read_table(groupings, ("lesion_id",))
 
     missing = [image for image in rows if f"{image}.jpg" not in files]
@@ -222,44 +227,62 @@ def folds_of(
     return read_folds(split_file, records)
 
 
-def authors_split(root: Path, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """Divide records by the papers' own file lists, whose two parts share lesions.
+def authors_split(root: Path) -> tuple[list[Record], list[Record], str]:
+    """Divide images by the papers' own file lists, whose two parts share lesions.
 
     The lists are `splits/authors/train.txt` and `test.txt` in `root`, a path and a class index on
-    each line. They are of the challenge's training and validation images together, so those that
-    are not in the folder are left out.
+    each line. They name training and validation images of the challenge; those that are not there
+    are left out.
+
+    Returns:
+        The images to train on, those held out, and how many of the listed ones those are.
 
     Raises:
-        DataError: A list is missing, makes no sense or disagrees with the ground truth, or a class
-            is left without images.
+        DataError: A list is missing, makes no sense or disagrees with the ground truth, a class is
+            left without images, or which images show the same lesion is not known.
     """
+    if _find(root, _TRUTH, _NAME.format("Training", "LesionGroupings.csv")) is None:
+        raise DataError(
+            f"{root}: no lesion groupings, without which the leak cannot be told; add them"
+        )
+    records = read_records(root)
+    if (root / _NAME.format("Validation", "Input")).is_dir():
+        records += read_records(root, "Validation")
     by_image = {record.image: record for record in records}
-    parts = []
-    for name in ("train", "test"):
-        path = root / "splits" / "authors" / f"{name}.txt"
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as exc:
-            raise DataError(f"{path}: cannot be read ({exc.strerror}); {_AUTHORS}") from exc
-        part = []
-        for number, line in enumerate(lines, start=1):
-            found = re.fullmatch(r"\S*?([\w-]+)\.jpg (\d)", line.strip())
-            if found is None:
-                raise DataError(f"{path}:{number}: expected a path and a class index, got {line!r}")
-            record = by_image.get(found[1])
-            if record is None:
-                continue
-            if record.label != int(found[2]):
-                raise DataError(
-                    f"{path}:{number}: class {found[2]}, but the ground truth has {record.label}"
-                )
-            part.append(record)
-        absent = set(range(len(CLASSES))) - {record.label for record in part}
-        if absent:
-            raise DataError(f"{path}: no image of class {CLASSES[min(absent)]} is in the folder")
-        parts.append(part)
-    train, test = parts
-    return train, test
+    (train, listed), (test, listed_test) = (
+        _listed_images(root / "splits" / "authors" / f"{name}.txt", by_image)
+        for name in ("train", "test")
+    )
+    found = (
+        f"{len(test)} of the {listed_test} listed test images and {len(train)} of the {listed} "
+        "listed training images are there"
+    )
+    return train, test, found
+
+
+def _listed_images(path: Path, by_image: dict[str, Record]) -> tuple[list[Record], int]:
+    """Take the images that a list of the authors names, and count its lines."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read ({exc.strerror}); the protocol needs it") from exc
+    part = []
+    for number, line in enumerate(lines, start=1):
+        found = re.fullmatch(r"\S*?([\w-]+)\.jpg (\d)", line.strip())
+        if found is None:
+            raise DataError(f"{path}:{number}: expected a path and a class index, got {line!r}")
+        record = by_image.get(found[1])
+        if record is None:
+            continue
+        if record.label != int(found[2]):
+            raise DataError(
+                f"{path}:{number}: class {found[2]}, but the ground truth has {record.label}"
+            )
+        part.append(record)
+    absent = set(range(len(CLASSES))) - {record.label for record in part}
+    if absent:
+        raise DataError(f"{path}: no image of class {CLASSES[min(absent)]} is in the folder")
+    return part, len(lines)
 
 
 class LesionImages(Dataset[tuple[Tensor, int]]):
@@ -301,7 +324,7 @@ def read_lesion_mask(root: Path, image: str) -> Tensor:
         DataError: The file is missing, broken or neither black and white nor greyscale.
     """
     path = root / "lesion_masks" / f"{image}.png"
-    pixels, mode = _load_pixels(path, "L")
+    pixels, mode = load_pixels(path, "L")
     if mode not in ("1", "L"):
         raise DataError(f"{path}: expected a black and white mask, got mode {mode}; convert it")
     lesion = pixels > 127
@@ -313,14 +336,18 @@ def read_lesion_mask(root: Path, image: str) -> Tensor:
 
 def _load_rgb(path: Path) -> Tensor:
     """Return the image in a file as uint8 `(3, H, W)`."""
-    pixels, mode = _load_pixels(path, "RGB")
+    pixels, mode = load_pixels(path, "RGB")
     if mode not in ("RGB", "L"):
         raise DataError(f"{path}: expected an RGB or greyscale image, got mode {mode}; convert it")
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _load_pixels(path: Path, mode: str) -> tuple[np.ndarray[Any, Any], str]:
-    """Return the pixels of an image file in a mode of Pillow's, and the mode it has itself."""
+def load_pixels(path: Path, mode: str) -> tuple[np.ndarray[Any, Any], str]:
+    """Return the pixels of an image file in a mode of Pillow's, and the mode it has itself.
+
+    Raises:
+        DataError: The file is missing or broken.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -340,8 +367,8 @@ def _file_names(folder: Path) -> set[str]:
         raise DataError(f"{folder}: cannot be listed ({exc.strerror}); {_WAY_OUT}") from exc
 
 
-def _find(root: Path, name: str) -> Path | None:
-    places = (root / name, root / _TRUTH / name)
+def _find(root: Path, folder: str, name: str) -> Path | None:
+    places = (root / name, root / folder / name)
     return next((place for place in places if place.exists()), None)
 
 

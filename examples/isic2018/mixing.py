@@ -31,13 +31,15 @@ class ViewMixer:
 
     Args:
         mixer: the transform; None mixes nothing.
-        in_tokens: mix behind the model's patch embedding, not pixels.
+        embedding: module of the model behind which tokens are mixed; None mixes pixels.
         half: train on the first half of a batch alone; its other half are partners.
     """
 
-    def __init__(self, mixer: SaliencyPatchMix | None, *, in_tokens: bool, half: bool) -> None:
+    def __init__(
+        self, mixer: SaliencyPatchMix | None, embedding: nn.Module | None = None, *, half: bool
+    ) -> None:
         self.mixer = mixer
-        self.in_tokens = in_tokens
+        self.embedding = embedding
         self.half = half
 
     def __call__(
@@ -50,9 +52,6 @@ class ViewMixer:
             maps: of each view `(B,1,H,W)`, or none.
             labels: classes of the images, `(B,)`.
             model: the classifier.
-
-        Raises:
-            ValueError: if tokens are to be mixed in a model without a patch embedding.
         """
         batch = len(labels)
         own = batch // 2 if self.half else batch
@@ -66,19 +65,28 @@ class ViewMixer:
             partner = plans[0].partner if plans else None
             plans.append(self.mixer.plan(view, labels, model, saliency=given, partner=partner))
         targets = torch.cat([plan.targets[:own] for plan in plans])
-        if not self.in_tokens:
+        if self.embedding is None:
             pairs = zip(plans, views, strict=True)
             images = torch.cat([plan.images(view)[:own] for plan, view in pairs])
             return Mixed(images, targets, classes, nullcontext())
-        embedding = getattr(model, "patch_embed", None)
-        if not isinstance(embedding, nn.Module):
-            raise ValueError(
-                f"no patch embedding to mix behind in {type(model).__name__}; choose a ViT, or "
-                "mix spmix"
-            )
         places = torch.arange(batch * len(views), device=labels.device)
         kept = None if own == batch else places[places % batch < own]
-        return Mixed(torch.cat(list(views)), targets, classes, _inside(embedding, plans, kept))
+        return Mixed(torch.cat(list(views)), targets, classes, _inside(self.embedding, plans, kept))
+
+
+def patch_embedding(model: nn.Module) -> nn.Module:
+    """Find the module of a ViT of timm's form that makes tokens of patches.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    embedding = getattr(model, "patch_embed", None)
+    if not isinstance(embedding, nn.Module):
+        raise ValueError(
+            f"no patch embedding to mix behind in {type(model).__name__}; choose a ViT, or mix "
+            "spmix"
+        )
+    return embedding
 
 
 def join(plans: Sequence[MixPlan]) -> MixPlan:

@@ -1,5 +1,6 @@
 """The classifiers of the example: small ones that a CPU trains, or any model of timm."""
 
+from collections.abc import Callable
 from functools import partial
 
 import timm
@@ -23,7 +24,7 @@ def build_model(
         num_classes: K, width of the logits.
         pretrained: load timm's pretrained weights, which are downloaded; of the papers' hybrid
             there are some for the convolutional part alone.
-        image_size: side of the images in pixels, for `"tiny_hybrid_vit"`.
+        image_size: side of the images in pixels, for the two hybrid ViTs.
 
     Raises:
         ValueError: if there is no such model, or its pretrained weights cannot be had.
@@ -41,21 +42,25 @@ def build_model(
         raise ValueError(
             f"no model `{name}`; choose {SMALL_CNN}, {TINY_HYBRID} or one of timm's ({near}, ...)"
         )
-    try:
-        if name != PAPERS_HYBRID:
-            return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
-        model = timm.create_model(name, num_classes=num_classes)
-        if pretrained:
-            source = timm.create_model(
-                "resnet50d", pretrained=True, features_only=True, out_indices=[3]
-            )
-            model.patch_embed.backbone.load_state_dict(source.state_dict())
-    except (OSError, RuntimeError) as error:  # no network, or no weights of that name
-        raise ValueError(
-            f"no pretrained weights for `{name}` ({str(error).splitlines()[0]}); download them "
-            "where there is a network, or begin with random ones: --no-pretrained"
-        ) from error
+    if name != PAPERS_HYBRID:
+        load = partial(timm.create_model, name, num_classes=num_classes)
+        return _pretrained(name, load) if pretrained else load()
+    model = timm.create_model(name, num_classes=num_classes, img_size=image_size)
+    if pretrained:
+        stages = partial(timm.create_model, "resnet50d", features_only=True, out_indices=[3])
+        model.patch_embed.backbone.load_state_dict(_pretrained(name, stages).state_dict())
     return model
+
+
+def _pretrained(name: str, load: Callable[..., nn.Module]) -> nn.Module:
+    try:
+        return load(pretrained=True)
+    except Exception as error:  # the kinds that a failed download raises are many, and change
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"no pretrained weights for `{name}` ({reason}); download them where there is a "
+            "network, or begin with random ones: --no-pretrained"
+        ) from error
 
 
 def tiny_hybrid(num_classes: int, image_size: int) -> VisionTransformer:

@@ -139,7 +139,7 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
 def draw_run_mixes(run: Run, path: Path) -> None:
     """Draw mixes of a run's training images, with its own settings and its trained model."""
     settings, model = load_model(run.folder)
-    train, _ = split(settings)
+    train, _, _ = split(settings)
     # The strip shows pixels of pairs within a batch, whatever the run mixed.
     pairing = "relative" if settings.pairing == "second_batch" else settings.pairing
     mixer = make_mixer(replace(settings, pairing=pairing), run.counts)

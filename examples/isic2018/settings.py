@@ -1,6 +1,7 @@
 """All that decides a training run: options of the command line, and recipes as files."""
 
 import argparse
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -88,7 +89,7 @@ class Settings:
     target: str = option("own", "labels of mixed images", ("own", "ratio"))
     loss: str = option(
         "cross_entropy",
-        "of one view, or of two with class centres and a queue of features",
+        "of one view, or of the papers' two views with class centres and a queue of features",
         ("cross_entropy", "contrastive"),
     )
     queue_size: int = option(8192, "past features that are contrasted with (contrastive)")
@@ -106,11 +107,21 @@ class Settings:
         Raises:
             ValueError: if they do.
         """
-        if self.batch_size % self.accumulate:
+        part = self.batch_size / max(1, self.accumulate)
+        if self.accumulate < 1 or not part.is_integer():
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts; "
                 "choose an accumulate that divides it"
             )
+        if self.accumulate > 1 and self.sampler == "pair":
+            balanced = part * self.tail_fraction
+            if not math.isclose(balanced, round(balanced), abs_tol=1e-6):
+                raise ValueError(
+                    f"a part of {part:.0f} images has no whole number of class-balanced places at "
+                    f"tail_fraction {self.tail_fraction}; choose a smaller accumulate"
+                )
+        if self.saliency_cache is not None and self.saliency_of != "image":
+            raise ValueError("saliency_cache keeps maps of whole images; choose saliency_of image")
         if self.saliency_of == "image" and PROVIDERS[self.saliency].needs_model:
             raise ValueError(
                 f"saliency {self.saliency} needs the model in training; choose saliency_of view, "
@@ -149,9 +160,9 @@ def read_recipe(name: str) -> dict[str, Any]:
         if key not in known or key in ("data", "out"):
             raise ValueError(f"{path}: {key} is no setting of a recipe; see --help")
         wanted = known[key].type
-        if isinstance(value, int) and wanted is float:
+        if type(value) is int and wanted is float:
             recipe[key] = float(value)
-        elif not isinstance(value, wanted if isinstance(wanted, type) else str):
+        elif type(value) is not (wanted if isinstance(wanted, type) else str):
             raise ValueError(f"{path}: {key} = {value!r} is no {known[key].type}; mend it")
         choices = known[key].metadata["choices"]
         if choices and value not in choices:

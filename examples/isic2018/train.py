@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
@@ -36,16 +37,16 @@ from .data import CLASSES, LesionImages, Record, authors_split, folds_of, hold_o
 from .distributed import Ranks, start_ranks
 from .files import write_json, write_text, write_whole
 from .metrics import measure
-from .mixing import ViewMixer, second_batch
+from .mixing import ViewMixer, patch_embedding, second_batch
 from .model import build_model
 from .settings import FREE, Settings, parse
 from .views import (
     MEAN,
     STD,
     LesionViews,
-    PlainView,
     cache_maps,
     eval_transform,
+    plain_view,
     strong_view,
     weak_view,
 )
@@ -73,31 +74,30 @@ class Batches:
             yield list(islice(parts, self.accumulate))
 
 
-def split(settings: Settings) -> tuple[list[Record], list[Record]]:
-    """Read the records of a run: those to train on and those held out.
+def split(settings: Settings) -> tuple[list[Record], list[Record], str | None]:
+    """Read the records of a run: those to train on, those held out, and what to beware of.
 
     Raises:
         DataError: if something is wrong with the data.
     """
     root = Path(settings.data)
-    records = read_records(root)
+    found = None
     if settings.protocol == "authors":
-        return authors_split(root, records)
-    split_file = None if settings.split_file is None else Path(settings.split_file)
-    folds = folds_of(root, records, split_file=split_file, seed=settings.seed)
-    return hold_out(records, folds, settings.hold_out)
-
-
-def shared_lesions(train: Sequence[Record], held: Sequence[Record]) -> str | None:
-    """Warn of held-out images that show a lesion that is trained on; None where there are none."""
+        train, held, found = authors_split(root)
+    else:
+        records = read_records(root)
+        split_file = None if settings.split_file is None else Path(settings.split_file)
+        folds = folds_of(root, records, split_file=split_file, seed=settings.seed)
+        train, held = hold_out(records, folds, settings.hold_out)
     trained = {record.lesion for record in train}
     shared = sum(record.lesion in trained for record in held)
     if shared == 0:
-        return None
-    return (
-        f"{shared} of the {len(held)} held-out images show a lesion that is trained on: figures "
+        return train, held, found
+    leak = (
+        f"{shared} of the {len(held)} held-out images show a lesion that is trained on, so figures "
         "are too high"
     )
+    return train, held, leak if found is None else f"{leak}; {found}"
 
 
 def make_batches(settings: Settings, ranks: Ranks | None = None) -> Batches:
@@ -107,7 +107,7 @@ def make_batches(settings: Settings, ranks: Ranks | None = None) -> Batches:
         DataError: if something is wrong with the data.
     """
     ranks = ranks or Ranks()
-    train, held = split(settings)
+    train, held, warning = split(settings)
     labels = [record.label for record in train]
     shared: dict[str, Any] = {
         "num_workers": settings.workers,
@@ -129,11 +129,12 @@ def make_batches(settings: Settings, ranks: Ranks | None = None) -> Batches:
     maps = None
     if settings.mix != "none" and settings.saliency_of == "image":
         cache = Path(settings.saliency_cache or Path(settings.out) / "saliency")
-        maps = cache_maps(ranks.share(train), cache, settings.saliency)
+        share = ranks.share(train)
+        maps = cache_maps(share, cache, settings.saliency, workers=settings.workers)
         ranks.wait()
     size = settings.image_size
     views = (
-        [PlainView(size)]
+        [plain_view(size)]
         if settings.loss == "cross_entropy"
         else [strong_view(size), weak_view(size)]
     )
@@ -145,7 +146,7 @@ def make_batches(settings: Settings, ranks: Ranks | None = None) -> Batches:
         class_counts(labels, len(CLASSES)),
         math.ceil(len(train) / (settings.batch_size * ranks.size)),
         settings.accumulate,
-        shared_lesions(train, held),
+        warning,
     )
 
 
@@ -202,7 +203,6 @@ class Trainer:
         self.settings = settings
         self.out = Path(settings.out)
         self.ranks, self.device = start_ranks(pick_device(settings.device))
-        self.batches = make_batches(settings, self.ranks)
         self.half = half_precision(settings.precision, self.device)
         torch.manual_seed(settings.seed)
         self.model = build_model(
@@ -211,6 +211,8 @@ class Trainer:
             pretrained=settings.pretrained,
             image_size=settings.image_size,
         )
+        in_tokens = settings.mix == "spmix_tokens"
+        embedding = patch_embedding(self.model) if in_tokens else None
         self.queue = FeatureQueue(0, settings.feature_width, len(CLASSES))
         self.trained = self.model
         if settings.loss == "contrastive":
@@ -220,15 +222,12 @@ class Trainer:
             self.queue = FeatureQueue(settings.queue_size, settings.feature_width, len(CLASSES))
         self.queue.to(self.device)
         self.trained.to(self.device, memory_format=torch.channels_last)
+        self.batches = make_batches(settings, self.ranks)
         self.contrast = ParametricContrastiveLoss(
             self.batches.counts, temperature=settings.temperature, alpha=settings.sample_weight
         ).to(self.device)
         self.mixer = make_mixer(settings, self.batches.counts) if settings.mix != "none" else None
-        self.mix = ViewMixer(
-            self.mixer,
-            in_tokens=settings.mix == "spmix_tokens",
-            half=settings.pairing == "second_batch",
-        )
+        self.mix = ViewMixer(self.mixer, embedding, half=settings.pairing == "second_batch")
         self.optimizer = torch.optim.AdamW(
             self.trained.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -283,7 +282,8 @@ class Trainer:
                 "another --out to start anew"
             )
         for name, part in self._parts().items():
-            part.load_state_dict(saved[name])
+            if saved[name]:  # a scaler that was off has no state
+                part.load_state_dict(saved[name])
         self.history = saved["history"]
 
     def _save(self) -> None:
@@ -353,10 +353,15 @@ class Trainer:
                 owner.generator.manual_seed(seed + stream)
         self.trained.train()
         total = torch.zeros((), device=self.device)
+        taken = torch.zeros((), device=self.device)
         steps = self.batches.steps
         for parts in self._progress(self.batches.epoch(epoch), f"epoch {epoch + 1}", steps, "step"):
-            total += self._step(parts)
-        return float(self.ranks.mean(total)) / steps
+            loss = self._step(parts)
+            # The scaler of half precision skips a step that overflows, and so does the mean.
+            counts = loss.isfinite() if self.scaler.is_enabled() else torch.ones_like(loss).bool()
+            total += torch.where(counts, loss, 0)
+            taken += counts
+        return float(self.ranks.mean(total) / self.ranks.mean(taken))
 
     def _step(self, parts: Sequence[Any]) -> Tensor:
         """Take one optimiser step on the parts of a batch and return its loss.
@@ -449,6 +454,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Trainer(parse(arguments)).run()
     except (ValueError, OSError) as error:  # DataError among them
         sys.exit(f"error: {error}")
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
 
 
 if __name__ == "__main__":

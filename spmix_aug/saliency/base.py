@@ -1,8 +1,7 @@
 """What every saliency provider is, and what the model-free ones share."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from kornia.color import rgb_to_grayscale
@@ -39,13 +38,6 @@ class SaliencyProvider(Protocol):
         A sample's map must not depend on the other samples of the batch.
         """
         ...
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Switch autocast off where it is on; some devices know no autocast at all."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def finite_images(images: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug import _checks
-from spmix_aug.saliency.base import finite_images, full_precision, is_flat
+from spmix_aug._precision import full_precision
+from spmix_aug.saliency.base import finite_images, is_flat
 
 # Images whose shorter side is longer are brought down to it. No map got worse by that at 14 or 28
 # patches a side, and a Lab conversion takes powers of every pixel.

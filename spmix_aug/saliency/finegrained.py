@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug import _checks
+from spmix_aug._precision import full_precision
 from spmix_aug.saliency.base import (
     blur,
-    full_precision,
     grey_levels,
     is_flat,
     round_levels,

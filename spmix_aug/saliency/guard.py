@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spmix_aug import _checks
-from spmix_aug.saliency.base import full_precision
+from spmix_aug._precision import full_precision
 
 
 def unwrap(model: nn.Module) -> nn.Module:
