@@ -37,7 +37,7 @@ _COLOURS = {
     "equalize": None,
     "invert": None,
     "posterize": 4,
-    "solarize": 256,  # which leaves all as it is
+    "nothing": None,  # solarize above level 256
     "solarize_add": 110,
     "adjust_saturation": 1.9,
     "adjust_contrast": 1.9,
@@ -105,6 +105,8 @@ def _move(inpt: Tensor, name: str, amount: float) -> Tensor:
 
 def _recolour(image: Tensor, name: str, amount: Any) -> Tensor:
     """Change the colours of a uint8 image."""
+    if name == "nothing":
+        return image
     if name == "solarize_add":
         brighter = (image.int() + amount).clamp(max=255).to(image.dtype)
         return torch.where(image < 128, brighter, image)
