@@ -151,7 +151,8 @@ def test_other_settings_do_not_go_on_with_a_run(settings):
 def test_options(settings, options):
     run = train.Trainer(replace(settings, **{"p": 1.0, "epochs": 1, **options}))
     run.run()
-    assert 0 < run.history[0]["loss"] < 5
+    # Contrast is with many features besides the classes, at similarities of up to 1 / 0.2.
+    assert 0 < run.history[0]["loss"] < (5 if run.settings.loss == "cross_entropy" else 10)
 
 
 def test_every_sampler_takes_the_same_steps(settings):
@@ -409,16 +410,16 @@ class TestPapersHybrid:
 
     @pytest.mark.parametrize("error", [OSError("no route\nat all"), RuntimeError()])
     def test_missing_weights_are_an_error_with_a_way_out(self, monkeypatch, error):
+        real = model_module.timm.create_model
+
         def create(name, pretrained=False, **options):
             if pretrained:
                 raise error
-            return nn.Identity()
+            return real(name, **options)
 
         monkeypatch.setattr(model_module.timm, "create_model", create)
         for name in ("vit_small_resnet50d_s16_224", "resnet50"):
-            with pytest.raises(
-                ValueError, match=rf"no pretrained weights for `{name}` \((no route|Run"
-            ):
+            with pytest.raises(ValueError, match=rf"weights for `{name}` \((no route|Run)"):
                 build_model(name, 7, pretrained=True)
 
 
