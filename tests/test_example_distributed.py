@@ -131,7 +131,7 @@ def test_ranks_agree_and_share_the_work(settings):
 
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_and_leaves_the_checkpoint_whole(settings):
-    with pytest.raises(mp.ProcessRaisedException):
+    with pytest.raises(mp.ProcessRaisedException, match="terminated with the following error"):
         on_two_ranks(train_on, settings, 1)
     saved = torch.load(f"{settings.out}/checkpoint.pt", weights_only=True)
     assert [row["epoch"] for row in saved["history"]] == [0]
