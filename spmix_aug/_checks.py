@@ -432,6 +432,17 @@ def module_output(module: torch.nn.Module, value: object) -> None:
             f"Expected `module` to return a tensor, but {type(module).__name__} returned "
             f"{type(value).__name__}; hook a part of it that returns one."
         )
+    if value.ndim == 3 and stated_layout(module) == "NCL":
+        raise ValueError(
+            f"Expected `module` to return tokens (B,N,D), but {type(module).__name__} states "
+            "output_fmt NCL, which is (B,D,N); give it NLC, or hook the module that turns them."
+        )
+
+
+def stated_layout(module: torch.nn.Module) -> str | None:
+    """Return the layout that a module says its output has, as timm's do."""
+    stated = getattr(module, "output_fmt", None)
+    return None if stated is None else str(getattr(stated, "value", stated))
 
 
 _COMPILED = (

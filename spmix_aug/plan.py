@@ -193,9 +193,9 @@ class MixPlan:
         """Find the layout of what a module returned; tokens have none."""
         if output.ndim != 4:
             return "NCHW"
-        stated = getattr(module, "output_fmt", None)
+        stated = _checks.stated_layout(module)
         if stated is not None:
-            return "NHWC" if str(getattr(stated, "value", stated)) == "NHWC" else "NCHW"
+            return "NHWC" if stated == "NHWC" else "NCHW"
         _, one, two, three = output.shape
         first, last = self._fits((two, three), grid), self._fits((one, two), grid)
         _checks.layout_shows(module, output, first, last)

@@ -67,6 +67,9 @@ def main(saliency: str, target: str, pairing: str) -> None:
                 plan = mixer.plan(images, labels)
                 assert plan.tokens(tokens, prefix_tokens=1).device.type == DEVICE
                 assert plan.tokens(maps).device.type == DEVICE
+                stage = torch.nn.Conv2d(3, 4, 2, 2, device=DEVICE)
+                with plan.hooked(stage):
+                    assert stage(images).device.type == DEVICE
             assert mixed.device.type == targets.device.type == DEVICE
             assert mixed.shape == images.shape
         leaks = {

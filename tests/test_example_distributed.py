@@ -1,23 +1,23 @@
 """Training on two ranks of this machine's CPU, by gloo."""
 
-import itertools
 import json
 import os
-import socket
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("timm")
-from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from examples.isic2018 import train
 from examples.isic2018.contrastive import FeatureQueue
 from examples.isic2018.distributed import Ranks
 from examples.isic2018.phantom import draw_phantom
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -53,71 +53,50 @@ def settings(phantom, tmp_path):
     )
 
 
-def join_ranks(rank, port):
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE="2",
-        LOCAL_RANK=str(rank),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
+def torchrun(*command):
+    """Start two ranks as users do, and return what came of them."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launcher, "--nproc-per-node", "2", *command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
-    torch.set_num_threads(1)
 
 
-def on_two_ranks(work, *arguments):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, (port, *arguments), nprocs=2)
-
-
-def train_on(rank, port, settings, dies_in):
-    """Train; leave this rank's parameters, buffers, queue and drawn samples behind."""
-    join_ranks(rank, port)
-    run = train.Trainer(settings)
-    if dies_in is not None and rank == 1:
-        # After a step of the next epoch, which the first rank takes once it has saved.
-        real, steps = run._step, []
-
-        def die(parts):
-            loss = real(parts)
-            steps.append(loss)
-            if len(steps) > dies_in * run.batches.steps:
-                raise RuntimeError("rank 1 lost its power")
-            return loss
-
-        run._step = die
-    sampler = run.batches.train.batch_sampler
-    drawn = list(itertools.islice(sampler, run.batches.steps * settings.accumulate))
-    run.run()
-    state = {
-        "parameters": [p.detach() for p in run.trained.parameters()],
-        "queue": run.queue.state_dict(),
-        "drawn": drawn,
-        "history": run.history,
-        "images": len(run.batches.train.dataset),
-    }
-    torch.save(state, Path(settings.out) / f"rank{rank}.pt")
-    dist.destroy_process_group()
+def train_on_two_ranks(settings, *steps):
+    """Train, and return the launcher's result and what the ranks left behind."""
+    out = Path(settings.out)
+    file = out.with_suffix(".json")
+    file.write_text(json.dumps(asdict(settings)))
+    result = torchrun("tests/ranks.py", "train", str(file), *steps)
+    if result.returncode != 0:
+        return result, []
+    return result, [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.slow
 def test_ranks_agree_and_share_the_work(settings):
-    on_two_ranks(train_on, settings, None)
-    out = Path(settings.out)
-    first, second = (torch.load(out / f"rank{r}.pt", weights_only=False) for r in range(2))
+    result, ranks = train_on_two_ranks(settings)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = ranks
     for one, two in zip(first["parameters"], second["parameters"], strict=True):
         assert torch.equal(one, two)
     for name in first["queue"]:
         assert torch.equal(first["queue"][name], second["queue"][name])
     assert first["history"][-1]["loss"] == second["history"][-1]["loss"]
-    half = settings.batch_size // settings.accumulate
-    passed = [i for state in (first, second) for batch in state["drawn"] for i in batch[:half]]
+
     # Of each part, the first half is from the pass; the last is filled with balanced draws.
-    images = first["images"]
-    counts = torch.bincount(torch.tensor(passed), minlength=images)
-    assert bool((counts >= 1).all())
-    assert int(counts.sum()) - images < 2 * half
+    part, images = settings.batch_size // settings.accumulate, first["images"]
+    drawn = torch.tensor([state["drawn"] for state in ranks])  # (ranks, both epochs' samples)
+    for epoch in drawn.reshape(2, 2, -1, 2 * part).unbind(1):
+        counts = torch.bincount(epoch[:, :, :part].flatten(), minlength=images)
+        assert bool((counts >= 1).all())
+        assert int(counts.sum()) - images < 2 * settings.batch_size
+    out = Path(settings.out)
     assert len(list((out / "saliency").glob("fine_grained_*/*.png"))) == images
 
     found = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
@@ -131,41 +110,44 @@ def test_ranks_agree_and_share_the_work(settings):
 
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_and_leaves_the_checkpoint_whole(settings):
-    with pytest.raises(mp.ProcessRaisedException, match="terminated with the following error"):
-        on_two_ranks(train_on, settings, 1)
+    settings = replace(settings, epochs=3)
+    whole = replace(settings, out=settings.out + "_whole")
+    result, expected = train_on_two_ranks(whole)
+    assert result.returncode == 0, result.stderr[-3000:]
+    steps = len(expected[0]["drawn"]) // (settings.epochs * 2 * settings.batch_size)
+    result, _ = train_on_two_ranks(settings, str(2 * steps + 1))
+    assert result.returncode != 0
+    assert "Signal 9 (SIGKILL)" in result.stderr
+    # The second epoch's may have been begun when the other rank went.
     saved = torch.load(f"{settings.out}/checkpoint.pt", weights_only=True)
-    assert [row["epoch"] for row in saved["history"]] == [0]
+    assert len(saved["history"]) in (1, 2)
     with pytest.raises(ValueError, match="of a run with ranks=2"):
         train.Trainer(settings)
-    on_two_ranks(train_on, settings, None)
-    resumed = torch.load(f"{settings.out}/rank0.pt", weights_only=False)
-    whole = replace(settings, out=settings.out + "_whole")
-    on_two_ranks(train_on, whole, None)
-    expected = torch.load(f"{whole.out}/rank0.pt", weights_only=False)
-    for one, two in zip(resumed["parameters"], expected["parameters"], strict=True):
+    result, resumed = train_on_two_ranks(settings)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for one, two in zip(resumed[0]["parameters"], expected[0]["parameters"], strict=True):
         assert torch.equal(one, two)
 
 
-def collect_on(rank, port, out):
-    join_ranks(rank, port)
-    dist.init_process_group("gloo")
-    ranks = Ranks(rank, 2)
-    rows = torch.arange(7.0).unsqueeze(1)
-    collected = ranks.collect(torch.stack(ranks.share(list(rows))), 7)
-    model = torch.nn.BatchNorm1d(1)
-    model.running_mean.fill_(rank)
-    ranks.agree(model)
-    torch.manual_seed(0)
-    queue = FeatureQueue(4, 1, 9)
-    queue.push(torch.full((1, 1), float(rank)), torch.tensor([rank]))
-    mean = ranks.mean(torch.tensor(float(rank)))
-    torch.save((collected, model.running_mean, queue.labels, mean), f"{out}/{rank}.pt")
-    dist.destroy_process_group()
+@pytest.mark.slow
+def test_the_command_of_the_readme_trains_and_its_errors_end_it(phantom, tmp_path):
+    out = tmp_path / "run"
+    command = ["-m", "examples.isic2018.train", "--recipe", "tiny", "--data", str(phantom)]
+    options = ["--hold-out", "test", "--epochs", "1", "--image-size", "32", "--batch-size", "8"]
+    options += ["--workers", "0", "--queue-size", "32"]
+    result = torchrun(*command, *options, "--out", str(out))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stderr.count("epoch 1/1: loss") == 1
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
+    result = torchrun(*command, *options, "--out", str(tmp_path / "other"), "--hold-out", "9")
+    assert result.returncode != 0
+    assert "error: " in result.stderr
 
 
 @pytest.mark.slow
 def test_what_ranks_share_comes_together(tmp_path):
-    on_two_ranks(collect_on, str(tmp_path))
+    result = torchrun("tests/ranks.py", "collect", str(tmp_path))
+    assert result.returncode == 0, result.stderr[-3000:]
     torch.manual_seed(0)
     before = FeatureQueue(4, 1, 9).labels
     for rank in range(2):

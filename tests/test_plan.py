@@ -416,6 +416,25 @@ class TestHooked:
             with square.hooked(identity):
                 assert torch.equal(identity(unclear), square.tokens(unclear, layout=layout))
 
+    @pytest.mark.parametrize("layout", ["NLC", "NCL", "NHWC", "NCHW"])
+    def test_what_timm_says_of_its_output_counts(self, layout):
+        layers = pytest.importorskip("timm.layers")
+        torch.manual_seed(0)
+        # 16 patches and 16 channels: shapes tell nothing.
+        embed = layers.PatchEmbed(16, 4, 3, 16, output_fmt=layout)
+        images, plan = torch.rand(4, 3, 16, 16), make_plan(4, (16, 16), 4, dtype=torch.float32)
+        features = embed(images)
+        if layout == "NCL":
+            with pytest.raises(ValueError, match="states output_fmt NCL"), plan.hooked(embed):
+                embed(images)
+            return
+        with plan.hooked(embed):
+            found = embed(images)
+        if layout == "NLC":
+            assert torch.equal(found, plan.tokens(features))
+        else:
+            assert torch.equal(found, plan.tokens(features, layout=layout))
+
     def test_wrong_use_is_refused(self, tiny):
         model, images, plan = tiny
         with pytest.raises(TypeError, match=r"torch.nn.Module, but got str"), plan.hooked("embed"):
