@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 
-from benchmarks import lesion_focus, saliency_cost
+from benchmarks import lesion_focus, recipe_step, saliency_cost
 from benchmarks.lesion_focus import Pairs, Regions, matching_floor, ratios_of, weighted_auc
 from examples.isic2018 import phantom, train
 
@@ -104,3 +104,22 @@ def test_saliency_cost_runs(tmp_path, monkeypatch):
     assert set(times) > {"training step", "Grad-CAM", "Grad-CAM, half resolution"}
     assert all(len(values) == 2 and min(values) > 0 for values in times.values())
     assert "| training step | " in (tmp_path / "cost.md").read_text()
+
+
+def test_recipe_step_measures_each_case(tmp_path, monkeypatch):
+    data, tiny = tmp_path / "data", ["--recipe", "tiny", "--image-size", "32", "--batch-size", "4"]
+    phantom.draw_phantom(data, train_images=12, test_per_class=1, size=(40, 56), progress=False)
+    small = [*tiny, "--saliency", "fine_grained", "--saliency-of", "image"]
+    cases = {"tokens": small, "no mixing": [*small, "--mix", "none"]}
+    monkeypatch.setattr(recipe_step, "CASES", cases)
+    found = {
+        case: recipe_step.measure(case, str(data), str(tmp_path / case), rounds=2) for case in cases
+    }
+    for case, values in found.items():
+        assert len(values["step"]) == len(values["plan"]) == 2
+        assert len(values["tokens"]) == (2 if case == "tokens" else 0)
+        assert 0 < max(values["plan"]) < min(values["step"])
+        assert 0.1 < values["peak_gb"] < 24
+    lines = recipe_step.table({"commit": "c", "threads": 2, "cases": found}).splitlines()
+    assert len(lines) == 6
+    assert "| - |" in lines[-1]
