@@ -102,6 +102,8 @@ def test_half_precision_stays_finite(dtype):
     loss = ParametricContrastiveLoss(torch.tensor([6782, 1088, 483, 289, 1075, 70, 0]))
     with torch.autocast("cpu", torch.bfloat16):
         found = loss(features.to(dtype), (1e3 * logits).to(dtype), labels, queue, queue_labels)
+    exact = loss(features.to(dtype), (1e3 * logits).to(dtype), labels, queue, queue_labels)
+    assert torch.equal(found, exact)  # the products too are in float32
     assert found.dtype == torch.float32
     assert bool(found.isfinite())
     gradients = torch.autograd.grad(found, (features, logits))

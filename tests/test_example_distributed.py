@@ -1,5 +1,6 @@
 """Training on two ranks of this machine's CPU, by gloo."""
 
+import csv
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ pytest.importorskip("timm")
 
 from examples.isic2018 import train
 from examples.isic2018.contrastive import FeatureQueue
+from examples.isic2018.data import CLASSES
 from examples.isic2018.distributed import Ranks
 from examples.isic2018.phantom import draw_phantom
 
@@ -100,12 +102,15 @@ def test_ranks_agree_and_share_the_work(settings):
     assert len(list((out / "saliency").glob("fine_grained_*/*.png"))) == images
 
     found = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    with (out / "predictions.csv").open() as file:
+        predicted = [[float(row[name]) for name in CLASSES] for row in csv.DictReader(file)]
     alone = train.Trainer(replace(settings, out=str(out / "alone"), epochs=3))
     _, alone.model = train.load_model(out)
     probabilities, labels = alone._predict()
     expected = train.measure(probabilities, labels, alone.batches.counts)
     assert found["balanced_accuracy"] == pytest.approx(expected["balanced_accuracy"])
     assert found["auroc"] == pytest.approx(expected["auroc"], abs=1e-5)
+    torch.testing.assert_close(torch.tensor(predicted), probabilities, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

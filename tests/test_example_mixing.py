@@ -78,12 +78,14 @@ def test_views_share_their_pairing_and_have_their_own_ratios(views):
 
 def test_given_maps_decide(views):
     maps = [torch.zeros(6, 1, 16, 24, dtype=torch.uint8) for _ in views]
-    for each in maps:
-        each[:, :, :8, :8] = 255
+    maps[0][:, :, :8, :8] = 255
+    maps[1][:, :, 8:, 8:] = 255
     mixer = make_mixer()
     mixed = ViewMixer(mixer, half=False)(views, maps, LABELS, Linear())
     plan = make_mixer().plan(views[0], LABELS, saliency=maps[0].float())
+    other = make_mixer().plan(views[1], LABELS, saliency=maps[1].float(), partner=plan.partner)
     assert torch.equal(mixed.images[:6], plan.images(views[0]))
+    assert torch.equal(mixed.images[6:], other.images(views[1]))
     moved = plan.partner != torch.arange(6)
     assert bool((plan.ratios[moved, 0, 0] > plan.ratios[moved, 1, 1]).all())
 

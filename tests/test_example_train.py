@@ -77,7 +77,15 @@ def test_a_run_leaves_settings_metrics_predictions_and_checkpoint(settings, tmp_
 
 @pytest.mark.parametrize(
     "options",
-    [{"mix": "spmix"}, {"mix": "none"}, {"mix": "spmix", "workers": 2}, {**TINY, "accumulate": 2}],
+    [
+        {"mix": "spmix"},
+        {"mix": "none"},
+        {"mix": "spmix", "workers": 2},
+        {**TINY, "accumulate": 2},
+        pytest.param(
+            {"precision": "float16", "learning_rate": 1e-4}, marks=pytest.mark.slow
+        ),  # which CPUs are slow at
+    ],
     ids=str,
 )
 def test_a_stopped_run_goes_on_to_the_same_parameters(settings, tmp_path, monkeypatch, options):
@@ -104,6 +112,7 @@ def test_a_stopped_run_goes_on_to_the_same_parameters(settings, tmp_path, monkey
     resumed.run()
     expected, found = parameters(whole), parameters(stopped)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert resumed.scaler.state_dict() == train.Trainer(whole).scaler.state_dict()
 
 
 def test_seeds_differ_and_repeat(settings, tmp_path):
@@ -179,6 +188,17 @@ def test_parts_of_a_batch_add_up_to_its_mean(settings, monkeypatch):
         run._step([([images], maps, classes) for images, classes in chunks])
         found.append(run.model[1].weight.grad.clone())
     torch.testing.assert_close(found[0], found[1])
+
+
+def test_the_queue_takes_the_features_of_the_second_view(settings):
+    run = train.Trainer(replace(settings, **TINY))
+    seen = []
+    run.network.register_forward_hook(lambda module, inputs, output: seen.append(output[1]))
+    ((views, maps, labels),) = next(run.batches.epoch(0))
+    run._step([(views, maps, labels)])
+    keys = seen[0].detach().chunk(2)[1]
+    assert torch.equal(run.queue.features[: len(keys)], keys)
+    assert torch.equal(run.queue.labels[: len(keys)], labels)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(settings, monkeypatch):
