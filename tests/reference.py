@@ -170,3 +170,20 @@ def spectral_residual(grey, floor):
     for axis in (0, 1):
         energy = scipy.ndimage.convolve1d(energy, weights / weights.sum(), axis, mode="mirror")
     return energy**2 / (energy**2).max()
+
+
+def snapshot_of_a_model(model):
+    """Describe all that a float32 model on the CPU is, in values that can be compared."""
+    return {
+        "state": {name: value.numpy().tobytes() for name, value in model.state_dict().items()},
+        "same": [id(tensor) for tensor in (*model.parameters(), *model.buffers())],
+        "gradients": [
+            None if p.grad is None else p.grad.numpy().tobytes() for p in model.parameters()
+        ],
+        "trained": [parameter.requires_grad for parameter in model.parameters()],
+        "training": [module.training for module in model.modules()],
+        "hooks": [
+            [list(hooks) for name, hooks in vars(module).items() if name.endswith("_hooks")]
+            for module in model.modules()
+        ],
+    }
