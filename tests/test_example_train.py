@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import real_images
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from examples import quickstart
-from examples.isic2018 import files, report, train
+from examples.isic2018 import checkpoints, files, report, train
 from examples.isic2018 import model as model_module
 from examples.isic2018.data import CLASSES, DataError, read_records
 from examples.isic2018.model import build_model
@@ -49,8 +50,13 @@ TINY = {
 
 
 def parameters(settings):
-    saved = torch.load(f"{settings.out}/checkpoint.pt", weights_only=True)
-    return saved["model"]
+    return checkpoints.load(checkpoint_of(settings))["model"]
+
+
+def checkpoint_of(settings):
+    path, broken = checkpoints.find(Path(settings.out))
+    assert not broken
+    return path
 
 
 def test_a_run_leaves_settings_metrics_predictions_and_checkpoint(settings, tmp_path):
@@ -61,8 +67,9 @@ def test_a_run_leaves_settings_metrics_predictions_and_checkpoint(settings, tmp_
         "metrics.jsonl",
         "predictions.csv",
         "class_counts.json",
-        "checkpoint.pt",
+        *(path.name for path in (tmp_path / "run").glob("checkpoint-0000[23]-*.pt")),
     }
+    assert len(names) == 6
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -127,9 +134,10 @@ def test_seeds_differ_and_repeat(settings, tmp_path):
 
 def test_a_finished_run_is_left_as_it_is(settings, tmp_path):
     train.Trainer(replace(settings, epochs=1)).run()
-    before = (tmp_path / "run/checkpoint.pt").read_bytes()
+    path = checkpoint_of(settings)
+    before = path.read_bytes(), path.stat().st_mtime_ns
     train.Trainer(replace(settings, epochs=1, workers=1)).run()
-    assert (tmp_path / "run/checkpoint.pt").read_bytes() == before
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
 def test_other_settings_do_not_go_on_with_a_run(settings):
@@ -311,10 +319,9 @@ def test_bad_input_ends_with_its_message_and_writes_nothing(phantom, tmp_path, a
 def test_a_broken_image_loses_nothing_that_was_saved(settings, tmp_path, phantom, monkeypatch):
     train.Trainer(replace(settings, epochs=1)).run()
     # a later epoch meets a file that broke meanwhile
-    path = settings.out + "/checkpoint.pt"
-    saved = torch.load(path, weights_only=True)
+    saved = checkpoints.load(checkpoint_of(settings))
     saved["settings"]["epochs"] = 2
-    torch.save(saved, path)
+    checkpoints.save(Path(settings.out), 1, saved)
     run = train.Trainer(replace(settings, epochs=2))
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(run.batches.held_records[0].path.read_bytes()[:200])
@@ -322,7 +329,7 @@ def test_a_broken_image_loses_nothing_that_was_saved(settings, tmp_path, phantom
     records[:] = [replace(record, path=broken) for record in records]
     with pytest.raises(ValueError, match=r"broken\.jpg: cannot be read as an image"):
         run.run()
-    assert len(torch.load(path, weights_only=True)["history"]) == 1
+    assert len(checkpoints.load(checkpoint_of(settings))["history"]) == 1
 
 
 class TestReport:

@@ -27,6 +27,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote left behind; nobody else may write."""
+    for path in folder.glob(".????????.*"):
+        path.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, complete or not at all."""
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -32,10 +32,11 @@ from tqdm import tqdm
 
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
 
+from . import checkpoints
 from .contrastive import FeatureQueue, ParametricContrastiveLoss, TwoViewClassifier
 from .data import CLASSES, LesionImages, Record, authors_split, folds_of, hold_out, read_records
 from .distributed import Ranks, start_ranks
-from .files import write_json, write_text, write_whole
+from .files import remove_leftovers, write_json, write_text
 from .metrics import measure
 from .mixing import ViewMixer, patch_embedding, second_batch
 from .model import build_model
@@ -266,12 +267,14 @@ class Trainer:
         """Load the checkpoint of this run, if there is one.
 
         Raises:
-            ValueError: if it came from other settings.
+            ValueError: if it came from other settings, or checkpoints are broken.
         """
-        path = self.out / "checkpoint.pt"
-        if not path.exists():
+        path, broken = checkpoints.find(self.out)
+        if path is None:
             return
-        saved = torch.load(path, map_location=self.device, weights_only=True)
+        for each in broken:
+            self._say(f"{each} is broken, not what was saved; going on from {path.name}")
+        saved = checkpoints.load(path, self.device)
         now = {**asdict(self.settings), "ranks": self.ranks.size}
         found = {"ranks": 1, **saved["settings"]}
         differing = [k for k in now if k not in FREE and found.get(k) != now[k]]
@@ -290,9 +293,10 @@ class Trainer:
         state = {name: part.state_dict() for name, part in self._parts().items()}
         settings = {**asdict(self.settings), "ranks": self.ranks.size}
         state |= {"settings": settings, "history": self.history}
-        write_whole(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
         write_text(self.out / "metrics.jsonl", lines)
+        # The last to be written: an epoch that has its checkpoint has all of its files.
+        checkpoints.save(self.out, len(self.history), state)
 
     def run(self) -> None:
         """Train the epochs that are left; the last one writes the predictions.
@@ -304,6 +308,7 @@ class Trainer:
             self._say(f"{self.out} is finished; nothing to do")
             return
         if self.ranks.is_first:
+            remove_leftovers(self.out)
             write_json(self.out / "settings.json", asdict(self.settings))
             write_json(self.out / "class_counts.json", self.batches.counts.tolist())
         for epoch in range(len(self.history), self.settings.epochs):
@@ -439,8 +444,15 @@ class Trainer:
 
 
 def load_model(run: Path) -> tuple[Settings, nn.Module]:
-    """Load the settings and the model, in eval mode on the CPU, of a run's checkpoint."""
-    saved = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    """Load the settings and the model, in eval mode on the CPU, of a run's newest checkpoint.
+
+    Raises:
+        ValueError: if there is none that is whole.
+    """
+    path, _ = checkpoints.find(run)
+    if path is None:
+        raise ValueError(f"no checkpoint in {run}; let the run finish an epoch")
+    saved = checkpoints.load(path)
     chosen = {name: value for name, value in saved["settings"].items() if name != "ranks"}
     settings = Settings(**chosen)
     model = build_model(settings.model, len(CLASSES), image_size=settings.image_size)
