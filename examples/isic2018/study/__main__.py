@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for run, spent in zip(todo, seconds, strict=True):
             if spent is not None:
                 print(f"{run.path}: {spent:.0f} s", file=sys.stderr, flush=True)
-    if options.stage == "final":  # its test images are looked at once, in the report
+    if options.stage in ("final", "second"):  # looked at once, in the report
         print(
             f"{len(missing(runs, options.out))} runs left; the report shows them when all are done"
         )

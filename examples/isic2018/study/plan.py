@@ -84,8 +84,12 @@ METHODS = {**BASELINES, **GUIDANCE, **ABLATIONS, **IDEAS}
 # The final comparison, SPMix first: see PRIMARY.md.
 FINAL = ["spmix_border_soft", "sampler", "sampler_remix", "spmix_uniform"]
 
+# The second comparison, likewise.
+SECOND = ["half_coarse", *FINAL[1:]]
+
 CHOOSING_FOLDS = ("0", "1", "2")
 FINAL_FOLDS = ("3", "4", "test")
+SECOND_FOLDS = FINAL_FOLDS[:2]
 
 # Minutes a run on one core, for the budget.
 MINUTES = {"lite0": 6.0, "small": 2.0}
@@ -172,6 +176,7 @@ STAGES = {
         "lite0",
     ),
     "final": _runs(FINAL, FINAL_FOLDS, range(5), "lite0"),
+    "second": _runs(SECOND, SECOND_FOLDS, range(5), "lite0"),
     # Whether a network of a third of the cost would do for choosing: it points another way.
     "small": _runs(["sampler", "spmix_border", "spmix_uniform"], CHOOSING_FOLDS, range(1), "small"),
 }

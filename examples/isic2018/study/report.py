@@ -15,7 +15,15 @@ from spmix_aug import class_counts
 
 from ..data import CLASSES
 from .engine import Images, Run, Trainer, decode
-from .plan import CHOOSING_FOLDS, FINAL, FINAL_FOLDS, METHODS, STAGES
+from .plan import (
+    CHOOSING_FOLDS,
+    FINAL,
+    FINAL_FOLDS,
+    METHODS,
+    SECOND,
+    SECOND_FOLDS,
+    STAGES,
+)
 from .statistics import adjust_to_nv_recall, compare, measure, summarise
 
 HEADER = (
@@ -349,33 +357,59 @@ def write_report(images: Images, out: Path, page: Path) -> None:
     if panels:
         _save(difference_figure(panels), figures / "ablations.svg")
     text = fill(text, "final", _final(images, out, figures))
+    text = fill(text, "second", _second(images, out))
     text = fill(text, "cue", mixing_cue(images, ["tail_only", "spmix_border", "p_0.5"]))
     page.write_text(text, encoding="utf-8")
 
 
 def _final(images: Images, out: Path, figures: Path) -> str:
     """Write the final tables once all runs are done: the images of the test are looked at once."""
-    runs = STAGES["final"]
-    done = sum((out / run.path).exists() for run in runs)
-    if done < len(runs):
-        return f"{done} of {len(runs)} runs are done; their results are shown when all are.\n"
-    folder, seeds = (out / runs[0].path).parents[1], sorted({run.seed for run in runs})
+    unfinished = _unfinished("final", out)
+    if unfinished:
+        return unfinished
     parts = []
     for title, folds in {
         "Folds 3 and 4 and the test images": FINAL_FOLDS,
-        "Folds 3 and 4 alone": ("3", "4"),
+        "Folds 3 and 4 alone": SECOND_FOLDS,
         "The test images alone": ("test",),
     }.items():
-        loaded = [load_method(folder, name, folds, seeds) for name in FINAL]
-        best, *others = methods = [method for method in loaded if method is not None]
-        (sampler,) = (method for method in others if method.name == "sampler")
-        held = held_images(images, folds)
-        compared = differences(best, others, sampler, held)
-        parts.append(f"{title}:\n\n{table(methods, held)}\n{compared}")
+        methods, held, tables = _compare("final", FINAL, images, out, folds)
+        parts.append(f"{title}:\n\n{tables}")
         if folds == FINAL_FOLDS:
             parts.append(recalls(methods, held))
             _save(recall_figure(methods, held), figures / "recall.svg")
     return "\n".join(parts)
+
+
+def _second(images: Images, out: Path) -> str:
+    """Write the tables of the second comparison once all of its runs are done."""
+    unfinished = _unfinished("second", out)
+    if unfinished:
+        return unfinished
+    methods, held, tables = _compare("second", SECOND, images, out, SECOND_FOLDS)
+    return f"{tables}\n{recalls(methods, held)}"
+
+
+def _unfinished(stage: str, out: Path) -> str | None:
+    runs = STAGES[stage]
+    done = sum((out / run.path).exists() for run in runs)
+    if done == len(runs):
+        return None
+    return f"{done} of {len(runs)} runs are done; their results are shown when all are.\n"
+
+
+def _compare(
+    stage: str, names: Sequence[str], images: Images, out: Path, folds: Sequence[str]
+) -> tuple[list[Pooled], Held, str]:
+    """Compare the first of some methods with the others of its stage."""
+    runs = STAGES[stage]
+    folder, seeds = (out / runs[0].path).parents[1], sorted({run.seed for run in runs})
+    loaded = [load_method(folder, name, folds, seeds) for name in names]
+    best, *others = methods = [method for method in loaded if method is not None]
+    (sampler,) = (method for method in others if method.name == "sampler")
+    held = held_images(images, folds)
+    compared = differences(best, others, sampler, held)
+    return methods, held, f"{table(methods, held)}\n{compared}"
 
 
 def fill(text: str, name: str, body: str) -> str:
