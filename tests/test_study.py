@@ -237,13 +237,14 @@ def test_finished_runs_are_not_run_again(data, tmp_path, monkeypatch, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == times
 
 
-def test_the_final_stage_shows_nothing(data, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("stage", ["final", "second"])
+def test_the_final_stages_show_nothing(data, tmp_path, monkeypatch, capsys, stage):
     runs = [Run("sampler", plan.SAMPLER, fold, 0, "small", 1) for fold in ("3", "4", "test")]
-    monkeypatch.setitem(command.STAGES, "final", runs)
+    monkeypatch.setitem(command.STAGES, stage, runs)
     for run in runs[:2]:
         (tmp_path / run.path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / run.path).write_text("{}")
-    command.main(["final", "--data", str(data), "--out", str(tmp_path), "--minutes", "0"])
+    command.main([stage, "--data", str(data), "--out", str(tmp_path), "--minutes", "0"])
     said = capsys.readouterr().out
     assert said == "1 runs left; the report shows them when all are done\n"
 

@@ -166,6 +166,7 @@ def test_the_page_keeps_its_text(data, tmp_path, monkeypatch, capsys):
     out, page = tmp_path / "results", tmp_path / "REPORT.md"
     marks = [
         "final",
+        "second",
         "folds 0 to 2",
         "fold 0 alone, one run each",
         "folds 0 to 2, small ResNet",
@@ -182,7 +183,8 @@ def test_the_page_keeps_its_text(data, tmp_path, monkeypatch, capsys):
     assert "stale" not in text
     assert all(f"before {mark}\n<!-- {mark} -->\n\n" in text for mark in marks)
     assert text.count("No runs yet.") == 1
-    assert f"0 of {len(plan.STAGES['final'])} runs are done" in text
+    for stage in ("final", "second"):
+        assert f"0 of {len(plan.STAGES[stage])} runs are done" in text
     assert "| sampler | 3 |" in text
     assert "| sampler | 1 |" in text
     assert (tmp_path / "figures" / "ablations.svg").stat().st_size > 1000
@@ -195,7 +197,10 @@ def test_final_tables_are_shown_when_all_runs_are_there(data, tmp_path, monkeypa
     runs = [engine.Run(n, plan.METHODS[n], f, 0) for f in plan.FINAL_FOLDS for n in names]
     monkeypatch.setattr(report, "FINAL", names)
     monkeypatch.setitem(report.STAGES, "final", runs)
+    monkeypatch.setattr(report, "SECOND", names)
+    monkeypatch.setitem(report.STAGES, "second", [run for run in runs if run.fold != "test"])
     images = engine.load_images(data)
+    assert report._second(images, tmp_path).startswith("0 of 4 runs are done")
     for run in runs[:-1]:
         labels = images.labels[images.part(run.fold, held=True)]
         wrong = (labels == CLASSES.index("DF")).nonzero().flatten().tolist()
@@ -215,6 +220,9 @@ def test_final_tables_are_shown_when_all_runs_are_there(data, tmp_path, monkeypa
     all_df = "+14.3 (14.3 to 14.3) | +25.0 (25.0 to 25.0) | +33.3 (33.3 to 33.3)"
     assert text.count(f"| `sampler` | {all_df} | +0.0 (0.0 to 0.0) |") == 3
     assert (tmp_path / "recall.svg").exists()
+    second = report._second(images, tmp_path)
+    assert "| sampler | 2 | 85.7 |" in second
+    assert f"| `sampler` | {all_df} |" in second
     row = next(line for line in text.splitlines() if line.startswith("| sampler | 100.0 (100.0"))
     assert [cell.split()[0] for cell in row.split("|")[2:-1]] == ["100.0"] * 5 + ["0.0", "100.0"]
 
