@@ -85,7 +85,7 @@ METHODS = {**BASELINES, **GUIDANCE, **ABLATIONS, **IDEAS}
 FINAL = ["spmix_border_soft", "sampler", "sampler_remix", "spmix_uniform"]
 
 # The second comparison, likewise.
-SECOND = ["half_coarse", *FINAL[1:]]
+SECOND = ["p_0.5", *FINAL[1:]]
 
 CHOOSING_FOLDS = ("0", "1", "2")
 FINAL_FOLDS = ("3", "4", "test")
