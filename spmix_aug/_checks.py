@@ -322,6 +322,8 @@ def images_fit_plan(value: object, partner: Tensor, image_size: tuple[int, int])
 
 def writable(value: Tensor) -> None:
     """Accept images that can be written in place."""
+    if torch.compiler.is_compiling():
+        return  # a traced tensor does not tell; torch's own errors remain
     overlaps = any(
         stride == 0 and side > 1 for stride, side in zip(value.stride(), value.shape, strict=True)
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import default_collate, get_worker_info
 
 from spmix_aug.batch import unpack_batch
@@ -13,15 +13,18 @@ from spmix_aug.transform import SaliencyPatchMix
 # A worker seeds torch's global generator with its own seed; drawing from the same seed would
 # repeat the random numbers of the augmentations there.
 _SEED_OFFSET = 0x5EED
+# Ranks that were all seeded alike give their workers the same seeds.
+_RANK_STRIDE = 1_000_003
 
 
 class SaliencyPatchMixCollate:
     """Collate samples to a batch and mix it, as the `collate_fn` of a DataLoader.
 
     In a worker process the draws come from a generator of that worker's own, seeded from the
-    loader's seed: workers draw different streams, and a run repeats for the same loader seed and
-    number of workers. In the main process they come from the mixer's generator. The object can
-    be pickled, so workers may be forked or spawned.
+    loader's seed and from the rank, where a process group exists when this object is made: workers
+    and ranks draw different streams, and a run repeats for the same loader seed and number of
+    workers and ranks. In the main process they come from the mixer's generator. The object can be
+    pickled, so workers may be forked or spawned.
 
     Args:
         mixer: the transform; its saliency must not need a model.
@@ -62,6 +65,8 @@ class SaliencyPatchMixCollate:
             )
         self.mixer = mixer
         self.collate_fn = collate_fn
+        in_group = distributed.is_available() and distributed.is_initialized()
+        self._rank = distributed.get_rank() if in_group else 0
         self._seeded_for: int | None = None
 
     def __call__(self, samples: list[Any]) -> Any:
@@ -69,7 +74,8 @@ class SaliencyPatchMixCollate:
         worker = get_worker_info()
         if worker is not None and worker.seed != self._seeded_for:
             self._seeded_for = worker.seed
-            self.mixer.generator = torch.Generator().manual_seed(worker.seed + _SEED_OFFSET)
+            seed = worker.seed + _SEED_OFFSET + _RANK_STRIDE * self._rank
+            self.mixer.generator = torch.Generator().manual_seed(seed)
         mixer = self.mixer
         batch = self.collate_fn(samples)
         images, labels, repack = unpack_batch(batch, None, mixer.image_key, mixer.label_key)

@@ -9,10 +9,11 @@ import sys
 import warnings
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from spmix_aug import SaliencyPatchMix
 
@@ -37,6 +38,25 @@ class NoMixedDevices(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
+def classifier() -> nn.Module:
+    """Make a classifier on the device; only its form counts."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+    for module in net.modules():
+        for tensors, kind in ((module._parameters, nn.Parameter), (module._buffers, torch.Tensor)):
+            for name, tensor in tensors.items():
+                there = torch.empty(tensor.shape, dtype=tensor.dtype, device=DEVICE)
+                tensors[name] = kind(there) if kind is nn.Parameter else there
+    return net
+
+
 def main(saliency: str, target: str, pairing: str) -> None:
     counts = None if pairing == "any" else [5, 3, 1]
     mixer = SaliencyPatchMix(
@@ -55,6 +75,7 @@ def main(saliency: str, target: str, pairing: str) -> None:
         for name in ("class_counts", "mean", "std"):
             values = getattr(mixer, name)
             setattr(mixer, name, None if values is None else mode.from_tensor(values))
+        model = classifier()
         images = torch.rand(6, 3, 50, 70, device=DEVICE)
         for labels in (
             torch.zeros(6, dtype=torch.long, device=DEVICE),
@@ -63,11 +84,11 @@ def main(saliency: str, target: str, pairing: str) -> None:
             tokens = torch.rand(6, 21, 4, device=DEVICE)  # a class token and the plan's grid
             maps = torch.rand(6, 4, 25, 35, device=DEVICE)
             with NoMixedDevices():
-                mixed, targets = mixer(images, labels)
-                plan = mixer.plan(images, labels)
+                mixed, targets = mixer(images, labels, model)
+                plan = mixer.plan(images, labels, model)
                 assert plan.tokens(tokens, prefix_tokens=1).device.type == DEVICE
                 assert plan.tokens(maps).device.type == DEVICE
-                stage = torch.nn.Conv2d(3, 4, 2, 2, device=DEVICE)
+                stage = nn.Conv2d(3, 4, 2, 2, device=DEVICE)
                 with plan.hooked(stage):
                     assert stage(images).device.type == DEVICE
             assert mixed.device.type == targets.device.type == DEVICE
@@ -91,5 +112,5 @@ def main(saliency: str, target: str, pairing: str) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    _setup_privateuseone_for_python_backend(DEVICE)
+    backend_registration._setup_privateuseone_for_python_backend(DEVICE)
     main(*sys.argv[1:])

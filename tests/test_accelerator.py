@@ -6,22 +6,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import backend_registration
 
 from spmix_aug import SaliencyPatchMix
 
 SCRIPT = Path(__file__).with_name("fake_accelerator.py")
 
 
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch cannot make a device of Python's believe",
+)
 @pytest.mark.parametrize(
     "options",
     [
         ("spectral_residual", "own", "relative"),
         ("fine_grained", "ratio", "any"),
         ("border_contrast", "own", "relative"),
+        ("input_gradient", "ratio", "any"),
+        ("grad_cam", "own", "relative"),
     ],
     ids=" ".join,
 )
-def test_model_free_mixing_neither_syncs_nor_mixes_devices(options):
+def test_mixing_neither_syncs_nor_mixes_devices(options):
     result = subprocess.run(
         [sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False
     )

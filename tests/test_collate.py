@@ -19,7 +19,7 @@ class Blocks(Dataset):
         return torch.full((1, 4, 4), index / 32), index % 2
 
 
-def epochs(loader_seed, workers, number=2, context="fork", generator=None):
+def epochs(loader_seed, workers, number=2, context="fork", generator=None, persistent=False):
     mixer = SaliencyPatchMix(num_classes=2, pairing="any", patch_size=4, generator=generator)
     loader = DataLoader(
         Blocks(),
@@ -28,6 +28,7 @@ def epochs(loader_seed, workers, number=2, context="fork", generator=None):
         collate_fn=SaliencyPatchMixCollate(mixer),
         generator=torch.Generator().manual_seed(loader_seed),
         multiprocessing_context=context if workers else None,
+        persistent_workers=persistent,
     )
     return [torch.stack([images for images, _ in loader]) for _ in range(number)]
 
@@ -78,17 +79,19 @@ def test_in_the_main_process_the_mixers_generator_draws():
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("generator", [None, torch.Generator().manual_seed(1)])
-def test_workers_and_epochs_draw_different_streams(generator):
-    first, second = epochs(0, 2, generator=generator)
+def test_workers_and_epochs_draw_different_streams(generator, persistent):
+    first, second = epochs(0, 2, generator=generator, persistent=persistent)
     seen = offsets(first) + offsets(second)
     assert len(set(seen)) == len(seen)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_one_loader_seed_one_result(workers):
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
+def test_one_loader_seed_one_result(workers, persistent):
     def run(seed):
-        return torch.stack(epochs(seed, workers, generator=torch.Generator().manual_seed(seed)))
+        generator = torch.Generator().manual_seed(seed)
+        return torch.stack(epochs(seed, workers, generator=generator, persistent=persistent))
 
     first = run(5)
     assert torch.equal(first, run(5))
@@ -115,12 +118,13 @@ def test_workers_do_not_repeat_the_random_numbers_of_the_augmentations():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("context", ["spawn", "forkserver"])
-def test_spawned_workers_give_what_forked_ones_do(context):
+def test_spawned_workers_give_what_forked_ones_do(context, persistent):
     generator = torch.Generator().manual_seed(1)
-    assert torch.equal(
-        epochs(0, 2, 1, context, generator)[0], epochs(0, 2, 1, "fork", generator)[0]
-    )
+    spawned = epochs(0, 2, 2, context, generator, persistent)
+    forked = epochs(0, 2, 2, "fork", generator, persistent)
+    assert torch.equal(torch.stack(spawned), torch.stack(forked))
 
 
 def test_it_can_be_pickled():

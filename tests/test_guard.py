@@ -1,11 +1,17 @@
 """A model that was used for saliency is, to the bit, the model it was before."""
 
+import os
 import random
+import subprocess
+import sys
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from spmix_aug import SaliencyPatchMix
 from spmix_aug.saliency import GradCAM, InputGradient
@@ -13,6 +19,7 @@ from spmix_aug.saliency.guard import undisturbed, unwrap
 
 PROVIDERS = pytest.mark.parametrize("provider", [InputGradient(), GradCAM()], ids=repr)
 IMAGES, LABELS = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+ON_RANKS = Path(__file__).with_name("saliency_on_ranks.py")
 
 
 class Counting(nn.Module):
@@ -177,24 +184,92 @@ def test_data_parallel_models_are_unwrapped():
     assert unwrap(nn.DataParallel(torch.compile(net, backend="eager"))) is net
 
 
-def test_training_after_saliency_equals_training_without():
-    def train(with_saliency):
-        net = model().train()
+class Checkpointed(nn.Module):
+    def __init__(self, net, use_reentrant):
+        super().__init__()
+        self.net, self.use_reentrant = net, use_reentrant
+
+    def forward(self, x):
+        return checkpoint(self.net, x, use_reentrant=self.use_reentrant)
+
+
+def autocast():
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+@contextmanager
+def no_grad_in_autocast():
+    """Fill the cache of cast weights by a pass without gradients, before the training pass."""
+    with autocast(), torch.no_grad():
+        yield
+
+
+@PROVIDERS
+@pytest.mark.parametrize(
+    ("wrap", "around_step", "around_saliency"),
+    [
+        (nn.Identity, nullcontext, nullcontext),
+        (nn.Identity, autocast, nullcontext),
+        (nn.Identity, autocast, torch.no_grad),
+        (nn.Identity, nullcontext, no_grad_in_autocast),
+        (nn.Identity, nullcontext, torch.inference_mode),
+        (nn.Identity, torch.autograd.detect_anomaly, nullcontext),
+        (lambda net: Checkpointed(net[1:], use_reentrant=False), autocast, nullcontext),
+        (lambda net: torch.compile(net, backend="aot_eager"), nullcontext, nullcontext),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Anomaly Detection", "ignore:.*TF32", "ignore:.*isinstance")
+def test_training_after_saliency_equals_training_without(
+    provider, wrap, around_step, around_saliency
+):
+    def train(saliency):
+        torch._dynamo.reset()
+        inner = model().train()
+        inner[5] = nn.Identity()
+        net = inner if wrap is nn.Identity else wrap(inner)
         torch.manual_seed(1)
-        optimizer = torch.optim.SGD(net.parameters(), 0.1)
-        mixer = SaliencyPatchMix(num_classes=4, saliency="grad_cam", p=1.0)
+        optimizer = torch.optim.SGD(inner.parameters(), 0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        mixer = SaliencyPatchMix(num_classes=4, saliency=provider, p=1.0)
         mixer.generator = torch.Generator().manual_seed(0)
-        for _ in range(3):
-            if with_saliency:
-                mixer(IMAGES, LABELS, net)
-            loss = F.cross_entropy(net(IMAGES.clone()), LABELS)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return net.state_dict()
+        for step in range(4):
+            with around_step():
+                if saliency:
+                    with around_saliency():
+                        mixer(IMAGES.clone(), LABELS.clone(), net)
+                loss = F.cross_entropy(net(IMAGES.clone()).float(), LABELS)
+            scaler.scale(loss).backward()
+            if step % 2:  # gradients of two steps are accumulated
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+        assert scaler.get_scale() == 1024.0
+        return inner.state_dict()
 
     without, with_saliency = train(False), train(True)
     assert all(torch.equal(without[name], with_saliency[name]) for name in without)
+
+
+@PROVIDERS
+def test_reentrant_checkpointing_is_refused_and_the_model_left_as_found(provider):
+    net = Checkpointed(model().train(), use_reentrant=True)
+    before = snapshot(net)
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        provider(IMAGES, LABELS, net)
+    assert_same(before, snapshot(net))
+
+
+def test_ranks_train_as_without_saliency_and_draw_different_streams():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    found = subprocess.run(
+        [*command, str(ON_RANKS)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert found.stdout.split() == ["clean", "clean"], found.stdout + found.stderr[-2000:]
 
 
 def test_buffers_that_a_pass_replaces_are_put_back():

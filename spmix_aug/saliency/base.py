@@ -1,11 +1,12 @@
 """What every saliency provider is, and what the model-free ones share."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from kornia.color import rgb_to_grayscale
-from kornia.filters import filter2d_separable, get_gaussian_kernel1d
+from kornia.filters import filter2d_separable
 from torch import Tensor, nn
 
 # Relative to the image's magnitude: above the rounding of a normalisation and a blur in float32,
@@ -90,7 +91,9 @@ def blur(images: Tensor, weights: Sequence[float], border: str) -> Tensor:
 
 def gaussian_weights(size: int, sigma: float) -> tuple[float, ...]:
     """Weights of a Gaussian over `size` pixels with a standard deviation of `sigma` pixels."""
-    return tuple(get_gaussian_kernel1d(size, sigma)[0].tolist())
+    # Plain numbers: kornia's kernel would be made on the default device, and read back from it.
+    weights = [math.exp(-0.5 * ((pixel - size // 2) / sigma) ** 2) for pixel in range(size)]
+    return tuple(weight / sum(weights) for weight in weights)
 
 
 def is_flat(images: Tensor) -> Tensor:
