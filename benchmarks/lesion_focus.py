@@ -381,7 +381,8 @@ def measure_view(
         if name in saliency:
             kept[name] = scores_of(saliency[name], view, labels)
         elif name == "true masks":
-            kept[name] = {a: patch_scores(view.masks.float(), SIDE // a) for a in PATCHES_A_SIDE}
+            masks = view.masks.float()
+            kept[name] = {a: patch_scores(masks, SIDE // a, (SIDE, SIDE)) for a in PATCHES_A_SIDE}
         else:
             source, order = yardsticks[name]
             kept[name] = {a: scores[order] for a, scores in kept[source].items()}
@@ -401,7 +402,7 @@ def scores_of(maps: Maps, view: View, labels: Tensor) -> dict[int, Tensor]:
     for images, classes in zip(view.images.split(BATCH), labels.split(BATCH), strict=True):
         found = maps(images.float() / 255, classes)
         for a, parts in scores.items():
-            parts.append(patch_scores(found, SIDE // a))
+            parts.append(patch_scores(found, SIDE // a, (SIDE, SIDE)))
     return {a: torch.cat(parts) for a, parts in scores.items()}
 
 

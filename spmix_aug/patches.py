@@ -25,17 +25,41 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     return math.ceil(height / patch_size), math.ceil(width / patch_size)
 
 
-def patch_scores(saliency: Tensor, patch_size: int) -> Tensor:
-    """Average `saliency (B,H,W)` over each patch, a border patch over the pixels it really has.
+def patch_scores(saliency: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
+    """Average the saliency over each patch, a border patch over the pixels it really has.
+
+    Args:
+        saliency: `(B,H,W)`; or coarser maps `(B,h,w)` of the whole image, which stand for their
+            bilinear interpolation to its pixels.
+        patch_size: P in pixels.
+        image_size: `(H,W)`.
 
     Returns:
         `(B,gh,gw)`, in the dtype of the maps.
     """
-    batch, *image_size = saliency.shape
-    if batch == 0:
-        return saliency.new_zeros(0, *patch_grid((image_size[0], image_size[1]), patch_size))
-    # Without padding, `ceil_mode` windows are cut at the border and divided by what is left.
-    return F.avg_pool2d(saliency.unsqueeze(1), patch_size, ceil_mode=True).squeeze(1)
+    if len(saliency) == 0:
+        return saliency.new_zeros(0, *patch_grid(image_size, patch_size))
+    if tuple(saliency.shape[1:]) == image_size:
+        # Without padding, `ceil_mode` windows are cut at the border and divided by what is left.
+        return F.avg_pool2d(saliency.unsqueeze(1), patch_size, ceil_mode=True).squeeze(1)
+    rows, columns = (
+        _patch_weights(values, pixels, patch_size).to(
+            saliency.device, saliency.dtype, non_blocking=True
+        )
+        for values, pixels in zip(saliency.shape[1:], image_size, strict=True)
+    )
+    with full_precision(saliency.device):
+        return rows @ saliency @ columns.T
+
+
+def _patch_weights(values: int, pixels: int, patch_size: int) -> Tensor:
+    """Weight of each map value in the mean over each patch along one side: `(patches, values)`.
+
+    Interpolating to pixels and averaging are both linear, so that unit maps tell them.
+    """
+    units = torch.eye(values, dtype=torch.float64, device="cpu").unsqueeze(0)
+    interpolated = F.interpolate(units, pixels, mode="linear")
+    return F.avg_pool1d(interpolated, patch_size, ceil_mode=True)[0].T
 
 
 def jitter_scores(scores: Tensor, noise: Tensor, jitter: float) -> Tensor:

@@ -23,8 +23,8 @@ class MixPlan:
         targets: `(B,K)`, the class distribution of each mixed sample.
         patch_size: P, in pixels.
         image_size: `(H,W)`, in pixels.
-        saliency: the maps `(B,H,W)` that guided the ratios, for plots; None where none were
-            needed, because nothing is mixed.
+        saliency: the maps that guided the ratios, for plots, at the resolution at which they were
+            computed, `(B,H,W)` or coarser; None where none were needed, because nothing is mixed.
     """
 
     partner: Tensor

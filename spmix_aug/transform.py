@@ -20,6 +20,7 @@ from spmix_aug.patches import (
 )
 from spmix_aug.plan import MixPlan
 from spmix_aug.saliency import SaliencyProvider, find_provider
+from spmix_aug.saliency.base import CoarseSaliency
 from spmix_aug.targets import class_distribution, mix_targets
 
 SaliencyFunction = Callable[[Tensor, Tensor | None, nn.Module | None], Tensor]
@@ -197,13 +198,13 @@ class SaliencyPatchMix(nn.Module):
             _checks.provider_has_model(self.saliency, model)
             given = labels if labels.ndim == 1 else targets
             saliency = self._saliency_maps(images, given, model)
-        saliency = _finite(saliency)  # (B,H,W)
+        saliency = _finite(saliency)  # (B,H,W) or coarser
         # All draws are made here, whatever comes after them is determined.
         if partner is None:
             partner = self._draw_partner(targets.argmax(dim=1), itself)  # (B,)
         noise = self._draw_noise(batch, image_size, images.device)  # (B,gh,gw)
 
-        scores = patch_scores(saliency, self.patch_size)  # (B,gh,gw)
+        scores = patch_scores(saliency, self.patch_size, image_size)  # (B,gh,gw)
         if noise is not None:
             scores = jitter_scores(scores, noise, self.jitter)
         scores = lift_scores(NORMALIZATIONS[self.normalize](scores), self.floor)
@@ -251,10 +252,12 @@ class SaliencyPatchMix(nn.Module):
         return torch.rand(*shape, generator=self.generator, device=device, dtype=torch.float32)
 
     def _saliency_maps(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
-        """Ask the provider for maps `(B,H,W)`."""
+        """Ask the provider for maps `(B,H,W)`, or for coarser ones where it has them."""
         provider = self.saliency
         if getattr(provider, "needs_model", None) is False:
             images = self._unit_range(images)
+        if isinstance(provider, CoarseSaliency):
+            return provider.coarse_maps(images, labels, model)
         return _checks.saliency_maps(provider(images, labels, model), images)
 
     def _unit_range(self, images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from spmix_aug import patches
 
@@ -20,7 +21,19 @@ def random_maps(batch, size, seed):
 def test_patch_scores_agree_with_a_slow_loop(batch, size, patch_size, seed):
     maps = random_maps(batch, size, seed)
     expected = reference.patch_scores(maps, patch_size)
-    torch.testing.assert_close(patches.patch_scores(maps, patch_size), expected, rtol=0, atol=1e-12)
+    scores = patches.patch_scores(maps, patch_size, size)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
+
+
+@given(st.sampled_from([0, 1, 3]), sizes, sizes, st.integers(1, 16), st.integers(0, 99))
+def test_coarse_maps_stand_for_their_interpolation(batch, coarse, size, patch_size, seed):
+    maps = random_maps(batch, coarse, seed)
+    scores = patches.patch_scores(maps, patch_size, size)
+    if batch:
+        maps = F.interpolate(maps.unsqueeze(1), size, mode="bilinear").squeeze(1)
+        expected = reference.patch_scores(maps, patch_size)
+        torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
+    assert scores.shape == (batch, *patches.patch_grid(size, patch_size))
 
 
 @given(

@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from spmix_aug import MixPlan, SaliencyPatchMix, class_counts
@@ -96,6 +97,7 @@ def draw_mixes(images: Tensor, labels: Tensor, plan: MixPlan, rows: int, path: P
         raise ValueError("expected a plan with saliency, but got one that mixes nothing")
     mixed = plan.images(images).clamp(0, 1)
     ratios = expand_to_pixels(plan.ratios, plan.patch_size, plan.image_size)
+    maps = F.interpolate(plan.saliency.unsqueeze(1), plan.image_size, mode="bilinear").squeeze(1)
     height, width = plan.image_size
     figure = Figure(figsize=(1.6 * len(COLUMNS), 1.6 * rows * height / width + 0.4))
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01)
@@ -105,8 +107,8 @@ def draw_mixes(images: Tensor, labels: Tensor, plan: MixPlan, rows: int, path: P
         name, partner_name = CLASSES[int(labels[sample])], CLASSES[int(labels[partner])]
         _show(grid[sample][0], images[sample], name)
         _show(grid[sample][1], images[partner], partner_name)
-        _show(grid[sample][2], plan.saliency[sample])
-        _show(grid[sample][3], plan.saliency[partner])
+        _show(grid[sample][2], maps[sample])
+        _show(grid[sample][3], maps[partner])
         _show(grid[sample][4], ratios[sample], highest=1.0)
         _show(grid[sample][5], mixed[sample], f"label {name}")
     for axes, title in zip(grid[0], COLUMNS, strict=True):

@@ -5,15 +5,20 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from kornia.color import rgb_to_grayscale
-from kornia.filters import filter2d_separable
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # Relative to the image's magnitude: above the rounding of a normalisation and a blur in float32,
 # far below one grey level of 255.
 FLAT_TOLERANCE = 1e-4
 # Darker images than this are taken for as bright, as they may be rounding noise around 0.
 LEAST_MAGNITUDE = 0.05
+
+# Weights of red, green and blue in grey (ITU-R BT.601).
+LUMA = (0.299, 0.587, 0.114)
+# Rounds halves up. A little above a half, and on no short fraction: grey from 8-bit colours, also
+# halved ones, is on such fractions, and there the noise of a normalisation would decide.
+ROUNDING = 0.50037
 
 
 class SaliencyProvider(Protocol):
@@ -41,6 +46,28 @@ class SaliencyProvider(Protocol):
         ...
 
 
+class CoarseSaliency:
+    """What providers share whose maps are computed at fewer pixels than the image has.
+
+    `coarse_maps` is all that a mix needs, as patches average the maps anyway.
+    """
+
+    def coarse_maps(
+        self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
+    ) -> Tensor:
+        """Compute maps `(B,h,w)` that cover the `images (B,C,H,W)`."""
+        raise NotImplementedError
+
+    def __call__(
+        self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
+    ) -> Tensor:
+        """Compute maps `(B,H,W)` of `images (B,C,H,W)` in [0, 1] or uint8."""
+        maps = self.coarse_maps(images, labels, model)
+        if maps.shape[1:] == images.shape[2:] or len(images) == 0:
+            return maps.new_zeros(0, *images.shape[2:]) if len(images) == 0 else maps
+        return F.interpolate(maps.unsqueeze(1), images.shape[2:], mode="bilinear").squeeze(1)
+
+
 def finite_images(images: Tensor) -> Tensor:
     """Make `images (B,C,H,W)` float32, with uint8 brought to [0, 1].
 
@@ -60,33 +87,42 @@ def grey_levels(images: Tensor) -> Tensor:
     blind to contrast below one level of 255.
 
     Returns:
-        `(B,1,H,W)` float32, always finite.
+        `(B,1,H,W)` float32, always finite: 0 where a pixel is not.
     """
-    images = finite_images(images)
-    grey = rgb_to_grayscale(images) if images.shape[1] == 3 else images.mean(1, keepdim=True)
-    return round_levels(255 * grey)
+    white = 1 if images.dtype == torch.uint8 else 255
+    channels = images.unbind(1)
+    weights = LUMA if len(channels) == 3 else [1 / len(channels)] * len(channels)
+    # In place and channel by channel: this is the one pass over all pixels that most methods need.
+    grey = channels[0].float() * (white * weights[0])
+    for channel, weight in zip(channels[1:], weights[1:], strict=True):
+        grey.add_(channel.float(), alpha=white * weight)
+    grey.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0).clamp_(-1e4 * 255, 1e4 * 255)
+    return grey.add_(ROUNDING).floor_().unsqueeze(1)
 
 
 def round_levels(levels: Tensor) -> Tensor:
-    """Round grey levels to whole ones, halves up.
-
-    The shift lies a little above a half, and on no short fraction: grey from 8-bit colours, also
-    halved ones, is on such fractions, and there the noise of a normalisation would decide.
-    """
-    return (levels + 0.50037).floor()
+    """Round grey levels to whole ones, halves up."""
+    return (levels + ROUNDING).floor()
 
 
 def blur(images: Tensor, weights: Sequence[float], border: str) -> Tensor:
     """Filter `images (B,C,H,W)` with the same odd number of weights along each side.
+
+    Sums of shifted images: kornia's filter, a grouped convolution, takes ten times as long on CPUs.
 
     Args:
         images: floating images.
         weights: of the pixel's neighbours and itself, summing to 1.
         border: `"reflect"` (without the border pixel) or `"replicate"`.
     """
-    kernel = torch.tensor([weights], dtype=images.dtype, device="cpu")
-    kernel = kernel.to(images.device, non_blocking=True)
-    return filter2d_separable(images, kernel, kernel, border_type=border)
+    reach = len(weights) // 2
+    for dim, padding in ((2, (0, 0, reach, reach)), (3, (reach, reach, 0, 0))):
+        padded = F.pad(images, padding, mode=border)
+        shifted = [padded.narrow(dim, start, images.shape[dim]) for start in range(len(weights))]
+        images = shifted[0] * weights[0]
+        for image, weight in zip(shifted[1:], weights[1:], strict=True):
+            images.add_(image, alpha=weight)
+    return images
 
 
 def gaussian_weights(size: int, sigma: float) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from spmix_aug import _checks
 from spmix_aug._precision import full_precision
-from spmix_aug.saliency.base import finite_images, is_flat
+from spmix_aug.saliency.base import CoarseSaliency, finite_images, is_flat
 
 # Images whose shorter side is longer are brought down to it. No map got worse by that at 14 or 28
 # patches a side, and a Lab conversion takes powers of every pixel.
@@ -29,7 +29,7 @@ RELATIVE_XYZ = (
 )
 
 
-class BorderContrast:
+class BorderContrast(CoarseSaliency):
     """How far each pixel's colour is from those of the image's own border; needs no model.
 
     Objects seldom fill an image, so its border shows what is background (Wei et al., ECCV 2012).
@@ -54,18 +54,18 @@ class BorderContrast:
             center_prior = _checks.number("center_prior", center_prior, low=0.01)
         self.center_prior = center_prior
 
-    def __call__(
+    def coarse_maps(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
-        """Compute maps `(B,H,W)` of `images (B,C,H,W)` in [0, 1] or uint8."""
+        """Compute maps `(B,h,w)` of `images (B,C,H,W)` in [0, 1] or uint8."""
         images = finite_images(images)
         size = (images.shape[2], images.shape[3])
-        if len(images) == 0:
-            return images.new_zeros(0, *size)
         scale = min(1.0, WORKING_SIDE / min(size))
+        small = [round(scale * side) for side in size]
+        if len(images) == 0:
+            return images.new_zeros(0, *small)
         with full_precision(images.device):
             if scale < 1:
-                small = [round(scale * side) for side in size]
                 images = F.interpolate(images, small, mode="bilinear", antialias=True)
             colours = lab(images) if images.shape[1] == 3 else 100 * images  # black to white
             width = max(1, round(self.border * min(images.shape[2:])))
@@ -73,8 +73,6 @@ class BorderContrast:
             maps = torch.where(is_flat(images), 0.0, maps)
             if self.center_prior is not None:
                 maps = maps * centred_gaussian(maps, self.center_prior)
-            if scale < 1:
-                maps = F.interpolate(maps, size, mode="bilinear")
         return maps.squeeze(1)
 
     def __repr__(self) -> str:

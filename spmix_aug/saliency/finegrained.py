@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from spmix_aug import _checks
 from spmix_aug._precision import full_precision
 from spmix_aug.saliency.base import (
+    CoarseSaliency,
     blur,
     grey_levels,
     is_flat,
@@ -17,7 +18,7 @@ from spmix_aug.saliency.base import (
 HALF_WIDTHS = (12, 24, 48, 28, 56, 112)
 
 
-class FineGrained:
+class FineGrained(CoarseSaliency):
     """How much each pixel differs from its surrounds of six sizes; needs no model.
 
     Montabone and Soto (Image and Vision Computing, 2010), the choice of the SPMix papers. In whole
@@ -34,25 +35,24 @@ class FineGrained:
     def __init__(self, size: int | None = None) -> None:
         self.size = None if size is None else _checks.integer("size", size, low=8)
 
-    def __call__(
+    def coarse_maps(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
-        """Compute maps `(B,H,W)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
-        levels = grey_levels(images)  # (B,1,H,W)
-        if len(levels) == 0:
-            return levels.squeeze(1)
-        size = (levels.shape[2], levels.shape[3])
+        """Compute maps `(B,h,w)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
+        size = (images.shape[2], images.shape[3])
         scale = 1.0 if self.size is None else min(1.0, self.size / min(size))
+        small = [round(scale * side) for side in size]
+        if len(images) == 0:
+            return images.new_zeros(0, *small, dtype=torch.float32)
+        levels = grey_levels(images)  # (B,1,H,W)
+        flat = is_flat(levels)
         half_widths = [max(1, round(scale * half_width)) for half_width in HALF_WIDTHS]
         with full_precision(levels.device):
-            if scale == 1:
-                maps = fine_grained(levels, half_widths)
-            else:
-                small = [round(scale * side) for side in size]
-                seen = F.interpolate(levels, small, mode="bilinear", antialias=True)
-                maps = fine_grained(round_levels(seen), half_widths)
-                maps = F.interpolate(maps, size, mode="bilinear")
-        return torch.where(is_flat(levels), 0.0, maps).squeeze(1)
+            if scale < 1:
+                levels = F.interpolate(levels, small, mode="bilinear", antialias=True)
+                levels = round_levels(levels)
+            maps = fine_grained(levels, half_widths)
+        return torch.where(flat, 0.0, maps).squeeze(1)
 
     def __repr__(self) -> str:
         return f"FineGrained(size={self.size})"
