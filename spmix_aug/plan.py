@@ -7,9 +7,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from spmix_aug import _checks
 from spmix_aug.patches import expand_to_pixels, grids_of, in_proportion, resize_ratios
+
+# Values of an image from which on a CPU gains by blending samples one by one.
+LARGE = 2**15
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +60,35 @@ class MixPlan:
         _checks.images_fit_plan(images, self.partner, self.image_size)
         if inplace:
             _checks.writable(images)
-        ratios = expand_to_pixels(self.ratios, self.patch_size, self.image_size)
-        mixed = self._blend(images, ratios.unsqueeze(1))  # (B,C,H,W)
+        ratios = expand_to_pixels(self.ratios, self.patch_size, self.image_size).unsqueeze(1)
+        with_gradients = torch.is_grad_enabled() and images.requires_grad and not inplace
+        large = images[:1].numel() >= LARGE
+        if images.device.type == "cpu" and large and not (with_gradients or is_compiling()):
+            return self._blend_one_by_one(images, ratios, inplace)
+        mixed = _blend(images, images[self.partner], ratios)  # (B,C,H,W)
         if inplace:
             with torch.no_grad():
                 return images.copy_(mixed)
+        return mixed
+
+    @torch.no_grad()
+    def _blend_one_by_one(self, images: Tensor, ratios: Tensor, inplace: bool) -> Tensor:
+        """Blend on a CPU, where reading values is free: no pass over memory is made for nothing.
+
+        Partners are read where they are instead of being collected, and only samples that have
+        patches of ratio 1 select anything.
+        """
+        given = images.clone() if inplace else images
+        mixed = images if inplace else torch.empty_like(images)
+        exact = (self.ratios == 1).flatten(1)
+        passes, selects = exact.all(dim=1).tolist(), exact.any(dim=1).tolist()
+        for sample, partner in enumerate(self.partner.tolist()):
+            own = given[sample]
+            if passes[sample]:
+                mixed[sample] = own
+            else:
+                blend = _blend(own, given[partner], ratios[sample], select=selects[sample])
+                mixed[sample] = blend
         return mixed
 
     def tokens(
@@ -100,14 +128,16 @@ class MixPlan:
             cells = tokens.shape[1] - prefix_tokens
             grid = _checks.token_grid(self._grids_of(cells, grid), cells, self.image_size)
             ratios = self._ratios_on(grid).flatten(1).unsqueeze(2)  # (B,N,1)
-            mixed = self._blend(tokens[:, prefix_tokens:], ratios)
+            own = tokens[:, prefix_tokens:]
+            mixed = _blend(own, own[self.partner], ratios)
             return torch.cat([tokens[:, :prefix_tokens], mixed], dim=1) if prefix_tokens else mixed
         _checks.no_prefix_in_maps(prefix_tokens)
         height, width = tokens.shape[1:3] if layout == "NHWC" else tokens.shape[2:]
         fits = self._fits((height, width), grid)
         _checks.map_grid((height, width), fits, grid, layout, tokens, self.image_size)
         ratios = self._ratios_on((height, width))
-        return self._blend(tokens, ratios.unsqueeze(3 if layout == "NHWC" else 1))
+        ratios = ratios.unsqueeze(3 if layout == "NHWC" else 1)
+        return _blend(tokens, tokens[self.partner], ratios)
 
     @contextmanager
     def hooked(
@@ -201,11 +231,14 @@ class MixPlan:
         _checks.layout_shows(module, output, first, last)
         return "NHWC" if last else "NCHW"
 
-    def _blend(self, own: Tensor, ratios: Tensor) -> Tensor:
-        """Blend samples with their partners; what has ratio 1 is selected, not computed."""
-        exact = own if own.dtype in (torch.float32, torch.float64) else own.float()
-        ratios = ratios.to(exact.dtype)
-        blend = torch.lerp(exact[self.partner], exact, ratios)
-        if not own.is_floating_point():
-            blend = blend.round()
-        return torch.where(ratios == 1, own, blend.to(own.dtype))
+
+def _blend(own: Tensor, partner: Tensor, ratios: Tensor, select: bool = True) -> Tensor:
+    """Blend what is a sample's own with its partner's; where the ratio is 1, select the own."""
+    if own.dtype in (torch.float32, torch.float64):
+        blend = torch.lerp(partner, own, ratios.to(own.dtype))
+    else:
+        blend = torch.lerp(partner.float(), own.float(), ratios.float())
+    if not own.is_floating_point():
+        blend = blend.round()
+    blend = blend.to(own.dtype)
+    return torch.where(ratios == 1, own, blend) if select else blend

@@ -66,5 +66,5 @@ def spectral_residual(levels: Tensor) -> Tensor:
 
 
 def magnitude(values: Tensor) -> Tensor:
-    """Magnitude of complex `values`; `abs` guards against overflow, and takes three times longer."""
+    """Magnitude of complex `values`; `abs` guards against overflow and takes three times longer."""
     return (values.real.square() + values.imag.square()).sqrt()
