@@ -5,30 +5,79 @@ on an accelerator that would make the host wait for the device.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 IMAGE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8)
+LARGEST_INTEGER = 2**63 - 1  # that torch takes
+# An index beyond it is no class but an id or a time, and a count for each would fill the memory.
+MOST_CLASSES = 2**24
 
 
 def described(value: object) -> str:
     """Name a value in an error: shape and dtype of a tensor, type and value of the rest."""
-    if isinstance(value, Tensor):
+    if is_dense(value):
         return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    if isinstance(value, Tensor):
+        kind = "nested" if value.is_nested else "quantized" if value.is_quantized else value.layout
+        return f"a tensor that is {kind}"
+    return f"{type(value).__name__} {shown(value)}"
+
+
+def shown(value: object) -> str:
+    """Write a value out, shortened."""
+    try:
+        text = repr(value)
+    except Exception:  # Python refuses to write out an integer of thousands of digits
+        return "that cannot be shown"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def is_dense(value: object) -> TypeGuard[Tensor]:
+    """Tell whether a value is a tensor that is not sparse, nested or quantized."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_nested or value.is_quantized)
+    )
+
+
+def tensor(name: str, value: object, form: str = "") -> Tensor:
+    """Accept a dense tensor; `form` tells more of what the caller accepts."""
+    if not is_dense(value):
+        dense = "dense " if isinstance(value, Tensor) else ""
+        raise TypeError(
+            f"Expected `{name}` to be a {dense}tensor{form}, but got {described(value)}."
+        )
+    return value
+
+
+def flag(name: str, value: object) -> bool:
+    """Accept True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"Expected `{name}` to be True or False, but got {described(value)}.")
+    return bool(value)
+
+
+def key(name: str, value: object) -> None:
+    """Accept the name of an item of a dict batch, or None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"Expected `{name}` to be a string or None, but got {described(value)}.")
 
 
 def number(name: str, value: object, *, low: float = 0.0, high: float = float("inf")) -> float:
     """Accept a real number in [`low`, `high`]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"Expected `{name}` to be a number, but got {described(value)}.")
-    value = float(value)
+    try:
+        value = float(value)
+    except OverflowError:
+        value = math.inf
     if not low <= value <= high or math.isinf(value):
         bounds = (
             f"in [{low:g}, {high:g}]" if high < float("inf") else f"finite and at least {low:g}"
@@ -37,13 +86,15 @@ def number(name: str, value: object, *, low: float = 0.0, high: float = float("i
     return value
 
 
-def integer(name: str, value: object, *, low: int = 1) -> int:
-    """Accept an integer of at least `low`."""
+def integer(name: str, value: object, *, low: int = 1, high: float = LARGEST_INTEGER) -> int:
+    """Accept an integer in [`low`, `high`]."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"Expected `{name}` to be an integer, but got {described(value)}.")
-    if value < low:
-        raise ValueError(f"Expected `{name}` to be at least {low}, but got {value!r}.")
-    return int(value)
+    value = int(value)
+    if not low <= value <= high:
+        bound = f"at least {low}" if value < low else f"at most {high}"
+        raise ValueError(f"Expected `{name}` to be {bound}, but got {shown(value)}.")
+    return value
 
 
 def choice(name: str, value: object, allowed: Collection[str], otherwise: str = "") -> None:
@@ -51,7 +102,7 @@ def choice(name: str, value: object, allowed: Collection[str], otherwise: str = 
     if not isinstance(value, str) or value not in allowed:
         words = ", ".join(f"'{word}'" for word in allowed)
         kind = ValueError if isinstance(value, str) else TypeError
-        raise kind(f"Expected `{name}` to be one of {words}{otherwise}, but got {value!r}.")
+        raise kind(f"Expected `{name}` to be one of {words}{otherwise}, but got {shown(value)}.")
 
 
 def generator(value: object) -> None:
@@ -68,7 +119,7 @@ def classes(num_classes: object, class_counts: object) -> tuple[int, Tensor | No
     if class_counts is None:
         if num_classes is None:
             raise ValueError("Expected `num_classes` or `class_counts`, but got neither.")
-        return integer("num_classes", num_classes), None
+        return integer("num_classes", num_classes, high=MOST_CLASSES), None
     sizes = counts("class_counts", class_counts)
     if num_classes is not None and integer("num_classes", num_classes) != len(sizes):
         raise ValueError(
@@ -96,12 +147,14 @@ def counts(name: str, value: object) -> Tensor:
 def _own_copy(name: str, value: object) -> Tensor:
     """Copy numbers in any form to a CPU tensor, int64 or float32, that nobody else can change."""
     try:
-        array = np.array(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)
+        array = np.array(value.numpy(force=True) if isinstance(value, Tensor) else value)
         if array.dtype.kind not in "iuf":
             raise TypeError(array.dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"Expected `{name}` to be numbers, but got {described(value)}.") from error
-    return torch.from_numpy(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+    return torch.from_numpy(array)
 
 
 def channel_values(name: str, value: object) -> Tensor:
@@ -134,10 +187,7 @@ def normalization(mean: Any, std: Any) -> tuple[Tensor | None, Tensor | None]:
 
 def images(value: object, mean: Tensor | None = None, std: Tensor | None = None) -> None:
     """Accept images `(B,C,H,W)`, whose channels `mean` and `std` fit where they are given."""
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"Expected `images` to be a tensor of shape (B,C,H,W), but got {described(value)}."
-        )
+    value = tensor("images", value, " of shape (B,C,H,W)")
     if value.dtype not in IMAGE_DTYPES:
         raise TypeError(
             "Expected `images` to be float16, bfloat16, float32, float64 or uint8, "
@@ -158,8 +208,7 @@ def images(value: object, mean: Tensor | None = None, std: Tensor | None = None)
 
 def labels(value: object, batch: int, num_classes: int, device: torch.device) -> Tensor:
     """Accept class indices or rows; return int64 `(B,)` or the rows `(B,K)` as they are."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"Expected `labels` to be a tensor, but got {described(value)}.")
+    value = tensor("labels", value)
     is_index = not value.is_floating_point() and value.dtype != torch.bool
     if is_index and value.shape == (batch, 1) and num_classes != 1:
         value = value.squeeze(1)
@@ -204,8 +253,7 @@ def _label_values(value: Tensor, num_classes: int) -> None:
 
 def partner(value: object, batch: int, device: torch.device, name: str = "partner") -> Tensor:
     """Accept indices `(B,)` into the batch; return them as int64."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"Expected `{name}` to be a tensor, but got {described(value)}.")
+    value = tensor(name, value)
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"Expected `{name}` to hold integers, but got {value.dtype}.")
     if tuple(value.shape) != (batch,):
@@ -228,8 +276,7 @@ def partner(value: object, batch: int, device: torch.device, name: str = "partne
 
 def saliency_maps(value: object, images: Tensor) -> Tensor:
     """Accept maps `(B,H,W)` or `(B,1,H,W)` of the images' size; return them as `(B,H,W)`."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"Expected `saliency` to be a tensor, but got {described(value)}.")
+    value = tensor("saliency", value)
     batch, _, height, width = images.shape
     if tuple(value.shape) not in ((batch, height, width), (batch, 1, height, width)):
         raise ValueError(
@@ -249,16 +296,25 @@ def saliency_maps(value: object, images: Tensor) -> Tensor:
 def labels_fit_logits(value: Tensor, logits: Tensor) -> None:
     """Accept labels `(B,)` or `(B,K)` of the classes that the model's logits `(B,K)` have."""
     num_classes = logits.shape[1]
+    if logits.device != value.device:
+        raise ValueError(
+            f"Expected `model` to return logits on the labels' device {value.device}, but got "
+            f"{logits.device}."
+        )
     if len(logits) != len(value) or (value.ndim == 2 and value.shape[1] != num_classes):
         raise ValueError(
             f"Expected `labels` that fit the model's logits of shape {tuple(logits.shape)}, "
             f"but got {described(value)}."
         )
-    if value.ndim == 1 and value.device.type == "cpu" and int(value.max()) >= num_classes:
-        raise ValueError(
-            f"Expected `labels` below {num_classes}, the number of the model's logits, "
-            f"but got {int(value.max())}."
-        )
+    if value.ndim == 1 and value.device.type == "cpu":
+        low, high = int(value.min()), int(value.max())
+        if low < 0:
+            raise ValueError(f"Expected `labels` to be at least 0, but got {low}.")
+        if high >= num_classes:
+            raise ValueError(
+                f"Expected `labels` below {num_classes}, the number of the model's logits, "
+                f"but got {high}."
+            )
 
 
 def provider_has_model(provider: Any, value: object) -> None:
@@ -297,10 +353,17 @@ def labels_and_model(
 ) -> tuple[Tensor, torch.nn.Module]:
     """Accept what a model-based provider is called with; return one-hot rows as floats."""
     provider_has_model(provider, model)
+    labels = None if labels is None else tensor("labels", labels)
     if labels is None or labels.ndim not in (1, 2) or len(labels) != len(images):
         raise ValueError(
             f"Expected `labels` for {type(provider).__name__} of shape (B,) or (B,K) with "
             f"B = {len(images)}, but got {described(labels)}."
+        )
+    if labels.is_complex():
+        raise TypeError(f"Expected `labels` to be real, but got {labels.dtype}.")
+    if labels.device != images.device:
+        raise ValueError(
+            f"Expected `labels` on the images' device {images.device}, but got {labels.device}."
         )
     return labels.float() if labels.ndim == 2 else labels.long(), cast(torch.nn.Module, model)
 
@@ -320,15 +383,21 @@ def images_fit_plan(value: object, partner: Tensor, image_size: tuple[int, int])
         )
 
 
-def writable(value: Tensor) -> None:
+def writable(value: object) -> None:
     """Accept images that can be written in place."""
+    value = tensor("images", value, " of shape (B,C,H,W)")
     if torch.compiler.is_compiling():
         return  # a traced tensor does not tell; torch's own errors remain
-    overlaps = any(
-        stride == 0 and side > 1 for stride, side in zip(value.stride(), value.shape, strict=True)
-    )
+    reach, overlaps = 0, False  # how far the smaller strides reach, and whether the next is within
+    for stride, side in sorted(zip(value.stride(), value.shape, strict=True)):
+        overlaps |= side > 1 and stride <= reach
+        reach += stride * (side - 1)
     if overlaps or (value.is_inference() and not torch.is_inference_mode_enabled()):
-        reason = "share memory (expand)" if overlaps else "were made under torch.inference_mode()"
+        reason = (
+            "share memory (expand or unfold)"
+            if overlaps
+            else "were made under torch.inference_mode()"
+        )
         raise ValueError(
             f"Expected `images` that can be written in place, but they {reason}; give "
             "images.clone(), or inplace=False."
@@ -337,14 +406,13 @@ def writable(value: Tensor) -> None:
 
 def tokens_fit_plan(value: object, partner: Tensor) -> None:
     """Accept tokens `(B,N,D)` or feature maps of four sides, of a plan's batch and device."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"Expected `tokens` to be a tensor, but got {described(value)}.")
+    value = tensor("tokens", value)
     if not value.is_floating_point():
         raise TypeError(
             f"Expected `tokens` to be floating, but got {value.dtype}; ids do not blend, give "
             "their one-hot rows as floats."
         )
-    if value.ndim not in (3, 4) or len(value) != len(partner):
+    if value.ndim not in (3, 4) or len(value) != len(partner) or 0 in value.shape[1:]:
         raise ValueError(
             f"Expected `tokens` of shape (B,N,D), (B,D,h,w) or (B,h,w,D) with the plan's B = "
             f"{len(partner)}, but got shape {tuple(value.shape)}."
@@ -488,9 +556,9 @@ def dataset_labels(value: object) -> Tensor:
         if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
             raise TypeError(type(value).__name__)
         array = np.atleast_1d(
-            value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+            value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             "Expected `labels` to be a sequence, array or tensor of integers, "
             f"but got {described(value)}."
@@ -510,4 +578,24 @@ def dataset_labels(value: object) -> Tensor:
     given = torch.from_numpy(array.astype(np.int64))
     if int(given.min()) < 0:
         raise ValueError(f"Expected `labels` to be at least 0, but got {int(given.min())}.")
+    if int(given.max()) >= MOST_CLASSES:
+        raise ValueError(
+            f"Expected `labels` to be class indices below {MOST_CLASSES}, but got "
+            f"{int(given.max())}; number the classes from 0."
+        )
     return given
+
+
+def sampler_state(value: object, batches: int) -> tuple[int, int]:
+    """Accept the state of a sampler of so many batches; return epoch and next batch."""
+    known = isinstance(value, Mapping) and {"epoch", "next_batch"} <= value.keys()
+    if known:
+        value = cast(Mapping[str, Any], value)
+        epoch = integer("epoch", value["epoch"], low=0)
+        next_batch = integer("next_batch", value["next_batch"], low=0)
+        if next_batch <= batches:
+            return epoch, next_batch
+    raise ValueError(
+        "Expected `state` with `epoch` and `next_batch`, which is at most "
+        f"{batches} here, but got {described(value)}."
+    )

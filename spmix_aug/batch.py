@@ -1,7 +1,7 @@
 """Batches in the forms that data loaders give, and back into the same form."""
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ def unpack_batch(
         with all other items untouched.
 
     Raises:
-        TypeError: if `labels` is a model.
+        TypeError: if `labels` is a model, or a dict cannot be changed.
         ValueError: if a dict has no such key or several, or a tuple fewer than two items.
     """
     if isinstance(labels, nn.Module):
@@ -37,6 +37,11 @@ def unpack_batch(
             "model=."
         )
     if labels is None and isinstance(batch, Mapping):
+        if not isinstance(batch, MutableMapping):
+            raise TypeError(
+                "Expected a dict batch into which the mix can be put, but got "
+                f"{type(batch).__name__}; give dict(batch) as `images`."
+            )
         images_at = _find_key(batch, image_key, IMAGE_KEYS, "image_key")
         labels_at = _find_key(batch, label_key, LABEL_KEYS, "label_key")
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import default_collate, get_worker_info
 
+from spmix_aug import _checks
 from spmix_aug.batch import unpack_batch
 from spmix_aug.transform import SaliencyPatchMix
 
@@ -79,6 +80,7 @@ class SaliencyPatchMixCollate:
         mixer = self.mixer
         batch = self.collate_fn(samples)
         images, labels, repack = unpack_batch(batch, None, mixer.image_key, mixer.label_key)
+        _checks.writable(images)  # before anything is drawn
         plan = mixer.plan(images, labels)
         mixed: Tensor = plan.images(images, inplace=True)
         return repack(mixed, plan.targets)

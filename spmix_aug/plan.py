@@ -58,7 +58,7 @@ class MixPlan:
             ValueError: if its shape or device is not the plan's, or it cannot be written in place.
         """
         _checks.images_fit_plan(images, self.partner, self.image_size)
-        if inplace:
+        if _checks.flag("inplace", inplace):
             _checks.writable(images)
         ratios = expand_to_pixels(self.ratios, self.patch_size, self.image_size).unsqueeze(1)
         with_gradients = torch.is_grad_enabled() and images.requires_grad and not inplace
@@ -121,7 +121,7 @@ class MixPlan:
             ValueError: if its batch or device is not the plan's, or the grid is not known.
         """
         _checks.tokens_fit_plan(tokens, self.partner)
-        _checks.integer("prefix_tokens", prefix_tokens, low=0)
+        prefix_tokens = _checks.integer("prefix_tokens", prefix_tokens, low=0)
         _checks.choice("layout", layout, ("NCHW", "NHWC"))
         grid = None if grid is None else _checks.grid(grid)
         if tokens.ndim == 3:
@@ -177,6 +177,10 @@ class MixPlan:
                 or what it returns does not fit, see `tokens`.
         """
         _checks.module(module)
+        prefix_tokens = _checks.integer("prefix_tokens", prefix_tokens, low=0)
+        grid = None if grid is None else _checks.grid(grid)
+        if layout is not None:
+            _checks.choice("layout", layout, ("NCHW", "NHWC"), " or None")
         with_gradients = torch.is_grad_enabled()
         calls: list[bool] = []  # of each call, whether it kept what gradients need
 

@@ -1,5 +1,6 @@
 """Batches whose one half follows the data set and whose other half balances its classes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ def class_counts(
     """
     classes = _checks.dataset_labels(labels)
     if num_classes is not None:
-        num_classes = _checks.integer("num_classes", num_classes)
+        num_classes = _checks.integer("num_classes", num_classes, high=_checks.MOST_CLASSES)
         if int(classes.max()) >= num_classes:
             raise ValueError(
                 f"Expected `labels` below `num_classes` = {num_classes}, "
@@ -165,7 +166,8 @@ class TailHeadPairSampler(BatchSampler):
             raise ValueError(
                 f"Expected `rank` below `num_replicas` = {num_replicas}, but got {rank}."
             )
-        seed = _checks.integer("seed", seed, low=0)
+        seed = _checks.integer("seed", seed, low=0, high=math.inf)
+        drop_last = _checks.flag("drop_last", drop_last)
         super().__init__(
             _InstancePass(len(classes), num_replicas, rank, seed), batch_size, drop_last
         )
@@ -206,8 +208,10 @@ class TailHeadPairSampler(BatchSampler):
         generator = self.sampler.generator(stream=1 + self.sampler.rank)
         counts = self.class_counts.double()
         # A class of n samples weighs n * n ** -gamma, one without samples nothing; the logarithm
-        # is scaled to a largest weight of 1, so that no gamma makes all of them vanish.
-        logarithms = torch.where(counts > 0, (1 - self.gamma) * counts.log(), -torch.inf)
+        # is scaled to a largest weight of 1, so that no gamma makes all of them vanish. Far below
+        # the largest float, as infinities have no difference.
+        power = max(1 - self.gamma, -1e300)
+        logarithms = torch.where(counts > 0, power * counts.log(), -torch.inf)
         weights = (logarithms - logarithms.max()).exp()
         if number == 0:
             return self._by_class.new_empty(0)
@@ -218,6 +222,7 @@ class TailHeadPairSampler(BatchSampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches the next iteration yields."""
+        epoch = _checks.integer("epoch", epoch, low=0)
         if epoch != self.sampler.epoch:
             self._resume_at = self._next_batch = 0
         self.sampler.set_epoch(epoch)
@@ -234,14 +239,9 @@ class TailHeadPairSampler(BatchSampler):
         """Let the next iteration go on where a sampler of the same settings gave `state`.
 
         Raises:
+            TypeError: if an entry of `state` is no integer.
             ValueError: if `state` is not what `state_dict` of such a sampler gives.
         """
-        if not {"epoch", "next_batch"} <= state.keys() or state["next_batch"] > len(self):
-            raise ValueError(
-                "Expected `state` with `epoch` and `next_batch`, which is at most "
-                f"{len(self)} here, but got {state}."
-            )
-        self.sampler.set_epoch(state["epoch"])
-        self._resume_at = self._next_batch = _checks.integer(
-            "next_batch", state["next_batch"], low=0
-        )
+        epoch, next_batch = _checks.sampler_state(state, len(self))
+        self.sampler.set_epoch(epoch)
+        self._resume_at = self._next_batch = next_batch

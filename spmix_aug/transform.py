@@ -117,15 +117,17 @@ class SaliencyPatchMix(nn.Module):
         self.floor = _checks.number("floor", floor, high=1.0)
         _checks.choice("normalize", normalize, NORMALIZATIONS)
         self.normalize = normalize
-        self.jitter = _checks.number("jitter", jitter)
+        self.jitter = _checks.number("jitter", jitter, high=1e6)
         self.p = _checks.number("p", p, high=1.0)
         _checks.choice("target", target, ("own", "ratio"))
         self.target = target
         self.class_counts = counts  # no buffers: half() must not round them
         self.mean, self.std = _checks.normalization(mean, std)
+        _checks.key("image_key", image_key)
+        _checks.key("label_key", label_key)
         self.image_key = image_key
         self.label_key = label_key
-        self.inplace = inplace
+        self.inplace = _checks.flag("inplace", inplace)
         _checks.generator(generator)
         self.generator = generator
 
@@ -159,6 +161,8 @@ class SaliencyPatchMix(nn.Module):
             ValueError: if shapes or devices do not fit, or, on CPU tensors, values.
         """
         images, labels, repack = unpack_batch(images, labels, self.image_key, self.label_key)
+        if self.inplace:
+            _checks.writable(images)  # before anything is drawn
         plan = self.plan(images, labels, model, saliency=saliency, partner=partner)
         own = images.detach() if images.requires_grad else images
         mixed = plan.images(own, inplace=self.inplace)  # (B,C,H,W)
@@ -182,6 +186,8 @@ class SaliencyPatchMix(nn.Module):
         _checks.images(images, self.mean, self.std)
         images = images.detach()
         batch, image_size = len(images), (images.shape[2], images.shape[3])
+        # A larger patch is the whole image, too, but would be written out pixel by pixel.
+        patch_size = min(self.patch_size, max(image_size))
         labels = _checks.labels(labels, batch, self.num_classes, images.device)
         if partner is not None:
             partner = _checks.partner(partner, batch, images.device)
@@ -191,8 +197,8 @@ class SaliencyPatchMix(nn.Module):
         targets = class_distribution(labels, self.num_classes)  # (B,K)
         itself = torch.arange(batch, device=images.device)  # (B,)
         if not self.training or batch == 0 or (self.p == 0 and partner is None):
-            ratios = targets.new_ones(batch, *patch_grid(image_size, self.patch_size))
-            return MixPlan(itself, ratios, targets, self.patch_size, image_size)
+            ratios = targets.new_ones(batch, *patch_grid(image_size, patch_size))
+            return MixPlan(itself, ratios, targets, patch_size, image_size)
 
         if saliency is None:
             _checks.provider_has_model(self.saliency, model)
@@ -204,7 +210,7 @@ class SaliencyPatchMix(nn.Module):
             partner = self._draw_partner(targets.argmax(dim=1), itself)  # (B,)
         noise = self._draw_noise(batch, image_size, images.device)  # (B,gh,gw)
 
-        scores = patch_scores(saliency, self.patch_size, image_size)  # (B,gh,gw)
+        scores = patch_scores(saliency, patch_size, image_size)  # (B,gh,gw)
         if noise is not None:
             scores = jitter_scores(scores, noise, self.jitter)
         scores = lift_scores(NORMALIZATIONS[self.normalize](scores), self.floor)
@@ -212,28 +218,28 @@ class SaliencyPatchMix(nn.Module):
         passes = (partner == itself).view(-1, 1, 1)
         ratios = torch.where(passes, 1.0, ratios)
         if self.target == "ratio":
-            share = own_share(ratios, self.patch_size, image_size)  # (B,)
+            share = own_share(ratios, patch_size, image_size)  # (B,)
             targets = mix_targets(targets, partner, share)
-        return MixPlan(partner, ratios, targets, self.patch_size, image_size, saliency)
+        return MixPlan(partner, ratios, targets, patch_size, image_size, saliency)
 
     def _draw_partner(self, classes: Tensor, itself: Tensor) -> Tensor:
         """Draw who is mixed and with whom: `(B,)`, itself where a sample passes through."""
-        gate, pick = self._uniform(2, len(classes)).to(classes.device, non_blocking=True)
         if self.class_counts is None:
             counts = class_counts_in(classes, self.num_classes)  # (K,)
         else:
             counts = self.class_counts.to(classes.device, non_blocking=True)
-        if self.pairing == "relative":
-            partner = draw_at_least_as_frequent(counts[classes], pick)
-        elif isinstance(self.pairing, str):
-            partner = draw_at_least_as_frequent(torch.zeros_like(classes), pick)
-        else:
+        if not isinstance(self.pairing, str):  # before anything is drawn, as it may be refused
             partner = _checks.partner(
                 self.pairing(classes, counts.clone(), self.generator),
                 len(classes),
                 classes.device,
                 name="the partner that pairing returned",
             )
+        gate, pick = self._uniform(2, len(classes)).to(classes.device, non_blocking=True)
+        if self.pairing == "relative":
+            partner = draw_at_least_as_frequent(counts[classes], pick)
+        elif isinstance(self.pairing, str):
+            partner = draw_at_least_as_frequent(torch.zeros_like(classes), pick)
         return torch.where(gate < self.p, partner, itself)
 
     def _draw_noise(
@@ -256,7 +262,8 @@ class SaliencyPatchMix(nn.Module):
         provider = self.saliency
         if getattr(provider, "needs_model", None) is False:
             images = self._unit_range(images)
-        if isinstance(provider, CoarseSaliency):
+        overridden = type(provider).__call__ is not CoarseSaliency.__call__
+        if isinstance(provider, CoarseSaliency) and not overridden:
             return provider.coarse_maps(images, labels, model)
         return _checks.saliency_maps(provider(images, labels, model), images)
 

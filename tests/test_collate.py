@@ -135,6 +135,17 @@ def test_it_can_be_pickled():
     assert torch.equal(twin(samples)[0], collate(samples)[0])
 
 
+def test_a_batch_that_cannot_be_written_is_refused_before_anything_is_drawn():
+    images = torch.rand(1, 3, 8, 8).expand(4, -1, -1, -1)
+    collate = SaliencyPatchMixCollate(
+        SaliencyPatchMix(num_classes=2), lambda _: (images, torch.zeros(4, dtype=torch.int64))
+    )
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="`images` that can be written in place"):
+        collate([])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("saliency", ["grad_cam", "input_gradient"])
 def test_saliency_that_needs_a_model_is_refused(saliency):
     mixer = SaliencyPatchMix(num_classes=2, saliency=saliency)

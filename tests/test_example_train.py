@@ -252,12 +252,16 @@ class TestAuthorsProtocol:
         text = path.read_text()
         for broken, message in (
             ("what is this", r"test\.txt:1: expected a path and a class index"),
+            ("0" * 10**6, r"test\.txt:1: expected a path and a class index"),  # takes no minutes
             (text.replace(".jpg 0", ".jpg 1"), r"test\.txt:1: class 1, but the ground truth has 0"),
             ("\n".join(text.splitlines()[1:]), r"no image of class MEL"),
         ):
             path.write_text(broken)
             with pytest.raises(DataError, match=message):
                 train.split(settings)
+        path.write_bytes(text.encode() + b"\n\xff")
+        with pytest.raises(DataError, match=r"test\.txt:\d+: not UTF-8 text"):
+            train.split(settings)
         path.unlink()
         with pytest.raises(DataError, match=r"test\.txt: cannot be read .*protocol needs it"):
             train.split(settings)

@@ -3,6 +3,7 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -94,6 +95,7 @@ def test_the_input_is_left_alone_unless_inplace():
     ("images", "message"),
     [
         (torch.rand(4, 1, 12, 20).expand(-1, 3, -1, -1), r"share memory .* images.clone\(\)"),
+        (torch.rand(4, 12, 24).unfold(2, 20, 2).movedim(2, 1), r"share memory \(expand or unf"),
         (torch.inference_mode()(torch.rand)(4, 3, 12, 20), r"torch.inference_mode\(\); give"),
     ],
 )
@@ -102,6 +104,26 @@ def test_images_that_cannot_be_written_are_refused_in_place(images, message):
     with pytest.raises(ValueError, match=message):
         plan.images(images, inplace=True)
     assert plan.images(images).shape == images.shape
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.rand(4, 20, 3, 12).permute(0, 2, 3, 1),
+        torch.rand(8, 3, 24, 60)[::2, :, ::2, ::3],
+        torch.rand(3, 4, 12, 20).transpose(0, 1),
+    ],
+)
+def test_images_of_any_strides_can_be_written_in_place(images):
+    plan = make_plan(4, (12, 20), 4)
+    expected = plan.images(images)
+    assert torch.equal(plan.images(images, inplace=True), expected)
+
+
+@pytest.mark.parametrize("inplace", [1, np.zeros(2), torch.zeros(2)])
+def test_inplace_is_true_or_false(inplace):
+    with pytest.raises(TypeError, match="`inplace` to be True or False, but got"):
+        make_plan(4, (12, 20), 4).images(torch.rand(4, 3, 12, 20), inplace=inplace)
 
 
 def test_gradients_flow_to_own_and_partner():
@@ -257,6 +279,9 @@ class TestTokens:
             (torch.ones(4, 15, 6, device="meta"), {}, ValueError, "device cpu, but got meta"),
             (torch.ones(4, 17, 6), {}, ValueError, r"17 .* have none; give `grid`"),
             (torch.ones(4, 16, 6), {"prefix_tokens": -1}, ValueError, "`prefix_tokens` to be at"),
+            (torch.ones(4, 16, 6), {"prefix_tokens": np.uint8(99)}, ValueError, "but -83 without"),
+            (torch.ones(4, 16, 6).to_sparse(), {}, TypeError, "`tokens` to be a dense tensor"),
+            (torch.ones(4, 5, 0, 0), {}, ValueError, r"`tokens` of shape .* \(4, 5, 0, 0\)"),
             (torch.ones(4, 1, 6), {"prefix_tokens": 1}, ValueError, "0 .* have none; give `grid`"),
             (torch.ones(4, 15, 6), {"grid": (3, 4)}, ValueError, r"15 cells.*got \(3, 4\)"),
             (torch.ones(4, 15, 6), {"grid": 3}, TypeError, r"\(rows, columns\), but got int 3"),
@@ -308,6 +333,20 @@ def tiny():
 
 
 class TestHooked:
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"layout": np.zeros(2)}, TypeError, "`layout` to be one of 'NCHW', 'NHWC' or None"),
+            ({"layout": ""}, ValueError, "`layout` to be one of 'NCHW', 'NHWC' or None"),
+            ({"grid": 3}, TypeError, r"`grid` to be \(rows, columns\)"),
+            ({"prefix_tokens": None}, TypeError, "`prefix_tokens` to be an integer"),
+        ],
+    )
+    def test_options_are_checked_before_the_model_runs(self, options, error, message):
+        plan = make_plan(4, (12, 20), 4)
+        with pytest.raises(error, match=message), plan.hooked(nn.Identity(), **options):
+            pytest.fail("the block was entered")
+
     def test_a_model_mixes_inside_its_forward(self, tiny):
         model, images, plan = tiny
         with plan.hooked(model.embed):

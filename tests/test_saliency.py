@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from spmix_aug.saliency import (
+    PROVIDERS,
     BorderContrast,
     FineGrained,
     GradCAM,
@@ -562,6 +563,9 @@ def test_a_model_without_logits_is_refused(provider, how):
         (torch.tensor([0, 1]), len, TypeError, "to be a torch.nn.Module, but got builtin"),
         (None, nn.Identity(), ValueError, r"`labels` for .* but got NoneType"),
         (torch.tensor([0]), nn.Identity(), ValueError, r"B = 2, but got a tensor of shape \(1,\)"),
+        ([0, 1], nn.Identity(), TypeError, "`labels` to be a tensor, but got list"),
+        (torch.zeros(2, dtype=torch.complex64), nn.Identity(), TypeError, "`labels` to be real"),
+        (torch.zeros(2, device="meta"), nn.Identity(), ValueError, "device cpu, but got meta"),
     ],
 )
 def test_model_based_providers_need_labels_and_model(provider, labels, model, error, message):
@@ -574,12 +578,77 @@ def test_model_based_providers_need_labels_and_model(provider, labels, model, er
     ("labels", "message"),
     [
         (torch.tensor([0, 4]), "`labels` below 4, the number of the model's logits, but got 4"),
+        (torch.tensor([0, -1]), "`labels` to be at least 0, but got -1"),
         (torch.eye(2), r"fit the model's logits of shape \(2, 4\), but got .* shape \(2, 2\)"),
     ],
 )
 def test_labels_must_fit_the_models_logits(provider, labels, message):
     with pytest.raises(ValueError, match=message):
         provider(torch.rand(2, 3, 8, 8), labels, small_cnn())
+
+
+@pytest.mark.parametrize("provider", [InputGradient(), GradCAM()], ids=repr)
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (
+            lambda logits: logits.to(torch.complex64),
+            TypeError,
+            r"logits of shape \(B,K\).* of shape .*complex64",
+        ),
+        (lambda logits: logits.to_sparse(), TypeError, r"logits of shape \(B,K\).*sparse_coo"),
+        (lambda logits: logits.to("meta"), ValueError, "device cpu, but got meta"),
+    ],
+)
+def test_logits_must_be_real_and_beside_the_labels(provider, answer, error, message):
+    class Answering(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small_cnn()
+
+        def forward(self, images):
+            return answer(self.inner(images))
+
+    with pytest.raises(error, match=message):
+        provider(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), Answering())
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        torch.rand(2, 4, 0, 0),
+        torch.rand(1, 4, 2, 2),
+        torch.rand(2, 4, 2, 2).to_sparse(),
+        torch.rand(2, 4, 2, 2, dtype=torch.complex64),
+    ],
+)
+def test_what_reshape_transform_gives_must_be_feature_maps(features):
+    provider = GradCAM(reshape_transform=lambda _: features)
+    with pytest.raises(ValueError, match=r"feature maps of shape \(B,D,h,w\) from"):
+        provider(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), small_cnn())
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        ([1], TypeError, "`images` to be a tensor of shape .* but got list"),
+        (torch.rand(3, 8, 8), ValueError, r"`images` to have shape \(B,C,H,W\)"),
+        (torch.rand(2, 3, 8, 0), ValueError, "with C, H, W >= 1"),
+        (torch.rand(2, 3, 8, 8).to_sparse(), TypeError, "`images` to be a dense tensor"),
+        (torch.rand(2, 3, 8, 8, dtype=torch.complex64), TypeError, "but got torch.complex64"),
+    ],
+)
+def test_providers_refuse_what_is_no_batch_of_images(name, images, error, message):
+    with pytest.raises(error, match=message):
+        find_provider(name)(images, torch.tensor([0, 1]), small_cnn())
+
+
+def test_settings_that_would_fill_the_memory_are_refused():
+    with pytest.raises(ValueError, match="`size` to be at most 4096"):
+        SpectralResidual(size=2**31)
+    with pytest.raises(ValueError, match=r"`sigma` to be in \[0, 1000\]"):
+        InputGradient(sigma=1e308)
 
 
 @pytest.mark.parametrize("size", [0, 7, 8.5, True])

@@ -158,6 +158,23 @@ def test_states_of_something_else_are_refused(state):
         TailHeadPairSampler(LABELS, 10).load_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        (None, ValueError, "`state` with `epoch` and `next_batch`.* but got NoneType"),
+        ([1, 2], ValueError, "`state` with `epoch` and `next_batch`.* but got list"),
+        ({"epoch": 1, "next_batch": -1}, ValueError, "`next_batch` to be at least 0"),
+        ({"epoch": 1, "next_batch": "3"}, TypeError, "`next_batch` to be an integer"),
+        ({"epoch": None, "next_batch": 1}, TypeError, "`epoch` to be an integer"),
+    ],
+)
+def test_a_state_that_is_refused_changes_nothing(state, error, message):
+    sampler = TailHeadPairSampler(LABELS, 10)
+    with pytest.raises(error, match=message):
+        sampler.load_state_dict(state)
+    assert sampler.state_dict() == {"epoch": 0, "next_batch": 0}
+
+
 def test_an_iteration_that_was_left_early_starts_anew():
     sampler = TailHeadPairSampler(LABELS, 10)
     whole = list(sampler)
@@ -167,8 +184,9 @@ def test_an_iteration_that_was_left_early_starts_anew():
 
 
 def test_strong_balancing_draws_the_rarest_class_alone():
-    sampler = TailHeadPairSampler(LABELS, 10, tail_fraction=1.0, gamma=1000.0)
-    assert {LABELS[i] for batch in sampler for i in batch} == {3}
+    for gamma in (1000.0, 1e308):
+        sampler = TailHeadPairSampler(LABELS, 10, tail_fraction=1.0, gamma=gamma)
+        assert {LABELS[i] for batch in sampler for i in batch} == {3}
 
 
 def test_another_default_device_does_not_matter():
@@ -214,6 +232,11 @@ def test_label_forms(labels):
         ([0], {"rank": -1}, ValueError, "`rank` to be at least 0"),
         ([0], {"seed": -1}, ValueError, "`seed` to be at least 0"),
         ([0], {"seed": None}, TypeError, "`seed` to be an integer"),
+        ([0], {"drop_last": "no"}, TypeError, "`drop_last` to be True or False, but got str 'no'"),
+        ([0], {"batch_size": 10**400}, ValueError, "`batch_size` to be at most 9223372036854775"),
+        ([0, 2**40], {}, ValueError, "class indices below 16777216, but got 1099511627776"),
+        (torch.zeros(3, device="meta"), {}, TypeError, "sequence, array or tensor of integers"),
+        (torch.eye(3).to_sparse(), {}, TypeError, "but got a tensor that is torch.sparse_coo"),
     ],
 )
 def test_wrong_arguments_are_refused(labels, kwargs, error, message):
@@ -221,7 +244,14 @@ def test_wrong_arguments_are_refused(labels, kwargs, error, message):
         TailHeadPairSampler(labels, **{"batch_size": 4, **kwargs})
 
 
+def test_seeds_may_be_of_any_size():
+    assert list(TailHeadPairSampler(LABELS, 4, seed=2**64 - 1))
+    assert list(TailHeadPairSampler(LABELS, 4, seed=10**400))
+
+
 def test_class_counts_refuses_labels_out_of_range():
+    with pytest.raises(ValueError, match="`num_classes` to be at most 16777216"):
+        class_counts(LABELS, 2**31)
     with pytest.raises(ValueError, match="below `num_classes` = 3, but got 3"):
         class_counts(LABELS, 3)
 
@@ -229,6 +259,8 @@ def test_class_counts_refuses_labels_out_of_range():
 def test_epochs_are_integers():
     with pytest.raises(ValueError, match="`epoch` to be at least 0, but got -1"):
         TailHeadPairSampler(LABELS, 4).set_epoch(-1)
+    with pytest.raises(TypeError, match="`epoch` to be an integer, but got ndarray"):
+        TailHeadPairSampler(LABELS, 4).set_epoch(np.zeros(2))
 
 
 def test_head_tail_split_of_isic():

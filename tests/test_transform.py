@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import warnings
 from collections import UserDict, namedtuple
+from types import MappingProxyType
 
 import pytest
 import reference
@@ -14,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from spmix_aug import SaliencyPatchMix
+from spmix_aug.saliency import BorderContrast, FineGrained, SpectralResidual
 
 
 def brightness(images, labels, model):
@@ -270,6 +273,28 @@ class TestPartnerAndSaliencyGiven:
             mixer(*batch)
 
 
+def test_a_provider_that_changes_another_is_heard():
+    class Inverted(SpectralResidual):
+        def __call__(self, images, labels=None, model=None):
+            return 1 - super().__call__(images, labels, model)
+
+    images, labels = torch.rand(2, 3, 40, 56), torch.tensor([0, 1])
+    plan = SaliencyPatchMix(num_classes=2, saliency=Inverted(), p=1.0).plan(images, labels)
+    assert torch.equal(plan.saliency, 1 - SpectralResidual()(images))
+
+
+@pytest.mark.parametrize("provider", [SpectralResidual(), BorderContrast(), FineGrained(size=16)])
+def test_coarse_maps_give_the_plan_of_their_enlargement(provider):
+    images, labels = torch.rand(6, 3, 90, 130), torch.arange(6) % 3
+    partner = torch.tensor([1, 2, 3, 4, 5, 0])
+    mixer = SaliencyPatchMix(num_classes=3, saliency=provider)
+    plan = mixer.plan(images, labels, partner=partner)
+    enlarged = mixer.plan(images, labels, partner=partner, saliency=provider(images))
+    assert plan.saliency.shape[1:] != (90, 130)
+    assert enlarged.saliency.shape[1:] == (90, 130)
+    torch.testing.assert_close(plan.ratios, enlarged.ratios, rtol=0, atol=1e-5)
+
+
 class TestSaliencyCallables:
     def test_a_callable_sees_images_as_they_came(self):
         seen = []
@@ -436,6 +461,14 @@ class TestForms:
         with pytest.raises(ValueError, match=message):
             SaliencyPatchMix(num_classes=3)(packed)
 
+    @pytest.mark.parametrize("patch_size", [28, 2**31, 2**63 - 1])
+    def test_a_patch_larger_than_the_image_is_all_of_it(self, batch, patch_size):
+        options = {"num_classes": 3, "saliency": brightness, "target": "ratio", "jitter": 0.1}
+        mixer = SaliencyPatchMix(**options, patch_size=patch_size)
+        plan = mixer.plan(*batch)
+        assert plan.ratios.shape == (9, 1, 1)
+        assert plan.images(batch[0]).shape == batch[0].shape
+
     @pytest.mark.parametrize("channels", [1, 2, 3, 4])
     @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (33, 47)])
     @pytest.mark.parametrize("saliency", ["spectral_residual", "fine_grained"])
@@ -543,6 +576,11 @@ class TestModule:
 
 
 IMAGES, LABELS = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+FROZEN = MappingProxyType({"image": IMAGES, "label": LABELS})
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # both kinds are announced as prototypes or as deprecated
+    NESTED = torch.nested.nested_tensor(list(IMAGES))
+    BYTES = torch.quantize_per_tensor(torch.rand(4), 0.1, 0, torch.quint8)
 
 
 class TestErrors:
@@ -569,8 +607,8 @@ class TestErrors:
             ({"floor": -0.1}, ValueError, r"`floor` to be in \[0, 1\], but got -0.1"),
             ({"normalize": "rank"}, ValueError, "one of 'min_max', 'soft_threshold', but got 'r"),
             ({"floor": "x"}, TypeError, "`floor` to be a number, but got str 'x'"),
-            ({"jitter": -1}, ValueError, "`jitter` to be finite and at least 0, but got -1"),
-            ({"jitter": float("inf")}, ValueError, "`jitter` to be finite and at least 0"),
+            ({"jitter": -1}, ValueError, r"`jitter` to be in \[0, 1e\+06\], but got -1"),
+            ({"jitter": float("inf")}, ValueError, r"`jitter` to be in \[0, 1e\+06\]"),
             ({"p": float("nan")}, ValueError, r"`p` to be in \[0, 1\], but got nan"),
             ({"pairing": "tail"}, ValueError, "'relative', 'any' or a callable, but got 'tail'"),
             ({"target": "mix"}, ValueError, "`target` to be one of 'own', 'ratio', but got 'mix'"),
@@ -581,6 +619,20 @@ class TestErrors:
             ({"mean": [], "std": 1}, ValueError, "`mean` to be a finite number or one a chan"),
             ({"mean": [1, 2, 3], "std": [1, 2]}, ValueError, "got 3 and 2 numbers"),
             ({"generator": 3}, TypeError, "`generator` to be a torch.Generator or None"),
+            ({"inplace": "no"}, TypeError, "`inplace` to be True or False, but got str 'no'"),
+            ({"image_key": ["x"]}, TypeError, "`image_key` to be a string or None, but got list"),
+            ({"label_key": 3}, TypeError, "`label_key` to be a string or None, but got int 3"),
+            ({"num_classes": 2**31}, ValueError, "`num_classes` to be at most 16777216"),
+            ({"patch_size": 10**400}, ValueError, "`patch_size` to be at most 9223372036854775807"),
+            ({"alpha": 10**400}, ValueError, r"`alpha` to be in \[0, 1\], but got inf"),
+            ({"jitter": 1e308}, ValueError, r"`jitter` to be in \[0, 1e\+06\]"),
+            ({"target": 10**5000}, TypeError, "'own', 'ratio', but got that cannot be shown"),
+            ({"class_counts": [1e300]}, ValueError, r"finite .* got \[inf\]"),
+            (
+                {"class_counts": torch.ones(3, device="meta")},
+                TypeError,
+                "`class_counts` to be numbers, but got a tensor",
+            ),
         ],
     )
     def test_settings_out_of_range_are_refused(self, kwargs, error, message):
@@ -596,6 +648,11 @@ class TestErrors:
             (([1, 2, 3], LABELS), {}, TypeError, "`images` to be a tensor of shape"),
             ((IMAGES.long(), LABELS), {}, TypeError, "but got torch.int64; convert them"),
             ((IMAGES[0], LABELS), {}, ValueError, r"\(B,C,H,W\).*got shape \(3, 8, 8\)"),
+            ((IMAGES.to_sparse(), LABELS), {}, TypeError, "`images` to be a dense .*sparse_coo"),
+            ((IMAGES, LABELS.to_sparse()), {}, TypeError, "`labels` to be a dense .*sparse_coo"),
+            ((NESTED, LABELS), {}, TypeError, "`images` to be a dense .* tensor that is nested"),
+            ((IMAGES, BYTES), {}, TypeError, "`labels` to be a dense .* tensor that is quantized"),
+            ((FROZEN,), {}, TypeError, "a dict batch into which .* got mappingproxy; give dict"),
             ((IMAGES[..., :0], LABELS), {}, ValueError, "C, H, W >= 1"),
             ((IMAGES, nn.Linear(1, 1)), {}, TypeError, "pass the model as model="),
             (((IMAGES, LABELS), nn.Linear(1, 1)), {}, TypeError, "pass the model as model="),
@@ -651,6 +708,23 @@ class TestErrors:
         with pytest.raises(TypeError, match="floating `images` for InputGradient"):
             mixer(IMAGES.byte(), LABELS, nn.Identity())
         assert torch.equal(generator.get_state(), before)
+
+    @pytest.mark.parametrize(
+        ("options", "images", "message"),
+        [
+            ({"inplace": True}, IMAGES[:1].expand(4, -1, -1, -1), "share memory"),
+            (
+                {"pairing": lambda *_: LABELS + 9},
+                IMAGES,
+                "partner that pairing returned` in 0 to 3",
+            ),
+        ],
+    )
+    def test_what_is_known_without_drawing_is_refused_before(self, options, images, message):
+        before = torch.get_rng_state()
+        with pytest.raises(ValueError, match=message):
+            SaliencyPatchMix(num_classes=3, **options)(images, LABELS)
+        assert torch.equal(torch.get_rng_state(), before)
 
     def test_mean_must_fit_the_channels(self):
         mixer = SaliencyPatchMix(num_classes=3, mean=[0.5, 0.5], std=0.1)

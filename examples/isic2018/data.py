@@ -262,13 +262,11 @@ def authors_split(root: Path) -> tuple[list[Record], list[Record], str]:
 
 def _listed_images(path: Path, by_image: dict[str, Record]) -> tuple[list[Record], int]:
     """Take the images that a list of the authors names, and count its lines."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as exc:
-        raise DataError(f"{path}: cannot be read ({exc.strerror}); the protocol needs it") from exc
+    lines = _read_text(path, "the protocol needs it").splitlines()
     part = []
     for number, line in enumerate(lines, start=1):
-        found = re.fullmatch(r"\S*?([\w-]+)\.jpg (\d)", line.strip())
+        # One way to match alone: with several, a long line that does not match would take minutes.
+        found = re.fullmatch(r"(?:\S*[^\w-])?([\w-]+)\.jpg (\d)", line.strip())
         if found is None:
             raise DataError(f"{path}:{number}: expected a path and a class index, got {line!r}")
         record = by_image.get(found[1])
@@ -372,15 +370,19 @@ def _find(root: Path, folder: str, name: str) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Read the fields of a CSV file with the number of each line, leaving out blank lines."""
+def _read_text(path: Path, way_out: str) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as exc:
-        raise DataError(f"{path}: cannot be read ({exc.strerror}); check the path") from exc
+        raise DataError(f"{path}: cannot be read ({exc.strerror}); {way_out}") from exc
     except UnicodeDecodeError as exc:
         line = exc.object.count(b"\n", 0, exc.start) + 1
         raise DataError(f"{path}:{line}: not UTF-8 text ({exc.reason}); save it as UTF-8") from exc
+
+
+def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Read the fields of a CSV file with the number of each line, leaving out blank lines."""
+    text = _read_text(path, "check the path")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         return [(reader.line_num, fields) for fields in reader if fields]

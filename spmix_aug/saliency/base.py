@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spmix_aug import _checks
+
 # Relative to the image's magnitude: above the rounding of a normalisation and a blur in float32,
 # far below one grey level of 255.
 FLAT_TOLERANCE = 1e-4
@@ -62,10 +64,13 @@ class CoarseSaliency:
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
         """Compute maps `(B,H,W)` of `images (B,C,H,W)` in [0, 1] or uint8."""
-        maps = self.coarse_maps(images, labels, model)
-        if maps.shape[1:] == images.shape[2:] or len(images) == 0:
-            return maps.new_zeros(0, *images.shape[2:]) if len(images) == 0 else maps
-        return F.interpolate(maps.unsqueeze(1), images.shape[2:], mode="bilinear").squeeze(1)
+        _checks.images(images)
+        maps, size = self.coarse_maps(images, labels, model), images.shape[2:]
+        if len(maps) == 0:
+            return maps.new_zeros(0, *size)
+        if maps.shape[1:] == size:
+            return maps
+        return F.interpolate(maps.unsqueeze(1), size, mode="bilinear").squeeze(1)
 
 
 def finite_images(images: Tensor) -> Tensor:
@@ -89,6 +94,7 @@ def grey_levels(images: Tensor) -> Tensor:
     Returns:
         `(B,1,H,W)` float32, always finite: 0 where a pixel is not.
     """
+    _checks.images(images)
     white = 1 if images.dtype == torch.uint8 else 255
     channels = images.unbind(1)
     weights = LUMA if len(channels) == 3 else [1 / len(channels)] * len(channels)

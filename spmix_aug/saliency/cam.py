@@ -62,6 +62,7 @@ class GradCAM:
             TypeError: if the model returns no logits.
             ValueError: if labels or model are missing, or no layer of the model fits.
         """
+        _checks.images(images)
         labels, model = _checks.labels_and_model(self, images, labels, model)
         size = (images.shape[2], images.shape[3])
         if len(images) == 0:
@@ -73,7 +74,7 @@ class GradCAM:
             one_hot = labels.clone() if labels.ndim == 2 else F.one_hot(labels, logits.shape[1])
             slopes = gradient_of((logits * one_hot).sum(), features)
             maps, slopes = (
-                self._as_maps(tensor.detach().float(), layer, network, size)
+                self._as_maps(tensor.detach().float(), layer, network, images)
                 for tensor in (features, slopes)
             )  # (B,D,h,w)
             weights = slopes.mean(dim=(2, 3), keepdim=True)
@@ -150,21 +151,28 @@ class GradCAM:
         return None
 
     def _as_maps(
-        self, features: Tensor, layer: nn.Module, network: nn.Module, size: tuple[int, int]
+        self, features: Tensor, layer: nn.Module, network: nn.Module, images: Tensor
     ) -> Tensor:
         """Bring what the layer gave into the form `(B,D,h,w)`."""
+        size = (images.shape[2], images.shape[3])
         if self.reshape_transform is not None:
             features = self.reshape_transform(features)
         elif features.ndim == 3:
             features = _tokens_as_maps(features, network, size)
         elif features.ndim == 4 and _channels_last(features, size):
             features = features.movedim(-1, 1)
-        if not isinstance(features, Tensor) or features.ndim != 4:
+        if (
+            not _checks.is_dense(features)
+            or features.ndim != 4
+            or len(features) != len(images)
+            or 0 in features.shape
+            or features.is_complex()
+        ):
             raise ValueError(
                 f"Expected feature maps of shape (B,D,h,w) from {type(layer).__name__}, but got "
                 f"{_checks.described(features)}; give GradCAM(reshape_transform=...)."
             )
-        return features
+        return features.float()
 
     def __repr__(self) -> str:
         return f"GradCAM(target_layer={self.target_layer!r})"

@@ -39,12 +39,12 @@ class FineGrained(CoarseSaliency):
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
         """Compute maps `(B,h,w)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
-        size = (images.shape[2], images.shape[3])
+        levels = grey_levels(images)  # (B,1,H,W)
+        size = (levels.shape[2], levels.shape[3])
         scale = 1.0 if self.size is None else min(1.0, self.size / min(size))
         small = [round(scale * side) for side in size]
-        if len(images) == 0:
-            return images.new_zeros(0, *small, dtype=torch.float32)
-        levels = grey_levels(images)  # (B,1,H,W)
+        if len(levels) == 0:
+            return levels.new_zeros(0, *small)
         flat = is_flat(levels)
         half_widths = [max(1, round(scale * half_width)) for half_width in HALF_WIDTHS]
         with full_precision(levels.device):

@@ -18,13 +18,14 @@ class InputGradient:
     loss is the cross-entropy of each sample for the label given.
 
     Args:
-        sigma: of the Gaussian that smooths the maps, in pixels; 0 smooths nothing.
+        sigma: of the Gaussian that smooths the maps, in pixels, at most 1000; 0 smooths
+            nothing.
     """
 
     needs_model = True
 
     def __init__(self, sigma: float = 2.0) -> None:
-        self.sigma = _checks.number("sigma", sigma)
+        self.sigma = _checks.number("sigma", sigma, high=1000.0)
 
     def __call__(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
@@ -35,6 +36,7 @@ class InputGradient:
             TypeError: if the images are integers, or the model returns no logits.
             ValueError: if labels or model are missing.
         """
+        _checks.images(images)
         labels, model = _checks.labels_and_model(self, images, labels, model)
         if not images.is_floating_point():
             raise TypeError(

@@ -119,10 +119,11 @@ def logits_of(output: Any) -> Tensor:
         found = found.logits
     elif isinstance(found, (tuple, list)):
         found = next((item for item in found if isinstance(item, Tensor)), None)
-    if not isinstance(found, Tensor) or found.ndim != 2:
-        shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
+    if not _checks.is_dense(found) or found.ndim != 2 or found.is_complex():
+        kind = type(output).__name__
+        got = f"{kind}: {_checks.described(found)}" if isinstance(found, Tensor) else kind
         raise TypeError(
             "Expected `model` to return logits of shape (B,K), alone, as `logits` or as the "
-            f"first tensor, but got {type(output).__name__}{shape}; wrap the model accordingly."
+            f"first tensor, but got {got}; wrap the model accordingly."
         )
     return found.float()

@@ -30,21 +30,21 @@ class SpectralResidual(CoarseSaliency):
     amplitudes.
 
     Args:
-        size: side, in pixels, of the square the image is brought to first.
+        size: side, in pixels, of the square the image is brought to first, 8 to 4096.
     """
 
     needs_model = False
 
     def __init__(self, size: int = 64) -> None:
-        self.size = _checks.integer("size", size, low=8)
+        self.size = _checks.integer("size", size, low=8, high=4096)
 
     def coarse_maps(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
         """Compute maps `(B,size,size)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
-        if len(images) == 0:
-            return images.new_zeros(0, self.size, self.size, dtype=torch.float32)
         levels = grey_levels(images)  # (B,1,H,W)
+        if len(levels) == 0:
+            return levels.new_zeros(0, self.size, self.size)
         with full_precision(levels.device):
             small = F.interpolate(levels, (self.size, self.size), mode="bilinear")
             maps = spectral_residual(round_levels(small))
