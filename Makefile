@@ -4,12 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Apart from the other, as a peer pins an older OpenCV, and two do not go into one environment.
+BENCH := .venv-bench
+BENCH_INSTALLED := $(BENCH)/.installed
 DEMO := $(BIN)/python -m examples.isic2018
 
 # OpenMP threads that spin while they wait can slow training on a few cores down by 5 to 15 times.
 export GOMP_SPINCOUNT := 5000
 
-.PHONY: help demo lesion-focus test test-slow lint wheel clean
+.PHONY: help demo bench lesion-focus test test-slow lint wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## show this help
@@ -22,12 +25,23 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -e ".[examples,test,dev]"
 	touch $@
 
+$(BENCH_INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check -e ".[bench]"
+	$(BENCH)/bin/python -m pip uninstall --yes opencv-contrib-python  # the older one, pinned
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check --force-reinstall --no-deps \
+		"opencv-contrib-python-headless>=5"
+	touch $@
+
 demo: $(INSTALLED)  ## draw synthetic lesions, train without and with mixing, compare
 	$(DEMO).phantom --out demo/data
 	$(DEMO).train --data demo/data --hold-out test --out demo/baseline --sampler instance --mix none
 	$(DEMO).train --data demo/data --hold-out test --out demo/sampler --sampler pair --mix none
 	$(DEMO).train --data demo/data --hold-out test --out demo/spmix --sampler pair --mix spmix
 	$(DEMO).report demo/baseline demo/sampler demo/spmix --out demo/report
+
+bench: $(BENCH_INSTALLED)  ## measure throughput against the peers: table and chart; no other load
+	$(BENCH)/bin/python -m benchmarks.throughput --out benchmarks/results/throughput $(ARGS)
 
 lesion-focus: $(INSTALLED)  ## measure how well saliency finds lesions; give DATA=folder
 	@test -n "$(DATA)" || { echo "name the images: make lesion-focus DATA=folder"; exit 1; }
@@ -51,4 +65,4 @@ wheel: $(INSTALLED)  ## build wheel and sdist into dist/
 	$(BIN)/python -m build
 
 clean:  ## remove what was installed, built and drawn
-	rm -rf $(VENV) build dist demo
+	rm -rf $(VENV) $(BENCH) build dist demo

@@ -49,7 +49,8 @@ def patch_scores(saliency: Tensor, patch_size: int, image_size: tuple[int, int])
         for values, pixels in zip(saliency.shape[1:], image_size, strict=True)
     )
     with full_precision(saliency.device):
-        return rows @ saliency @ columns.T
+        along_rows = saliency @ columns.T  # (B,h,gw)
+        return (along_rows.mT @ rows.T).mT
 
 
 def _patch_weights(values: int, pixels: int, patch_size: int) -> Tensor:

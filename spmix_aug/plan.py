@@ -1,5 +1,6 @@
 """Room 4: the plan of a mix, and what it does to images, tokens and feature maps."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from spmix_aug.patches import expand_to_pixels, grids_of, in_proportion, resize_
 
 # Values of an image from which on a CPU gains by blending samples one by one.
 LARGE = 2**15
+# Dtypes that are blended as they are; the others are blended in float32 and rounded back.
+EXACT = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +63,11 @@ class MixPlan:
         _checks.images_fit_plan(images, self.partner, self.image_size)
         if _checks.flag("inplace", inplace):
             _checks.writable(images)
-        ratios = expand_to_pixels(self.ratios, self.patch_size, self.image_size).unsqueeze(1)
         with_gradients = torch.is_grad_enabled() and images.requires_grad and not inplace
         large = images[:1].numel() >= LARGE
         if images.device.type == "cpu" and large and not (with_gradients or is_compiling()):
-            return self._blend_one_by_one(images, ratios, inplace)
+            return self._blend_one_by_one(images, inplace)
+        ratios = expand_to_pixels(self.ratios, self.patch_size, self.image_size).unsqueeze(1)
         mixed = _blend(images, images[self.partner], ratios)  # (B,C,H,W)
         if inplace:
             with torch.no_grad():
@@ -72,23 +75,32 @@ class MixPlan:
         return mixed
 
     @torch.no_grad()
-    def _blend_one_by_one(self, images: Tensor, ratios: Tensor, inplace: bool) -> Tensor:
+    def _blend_one_by_one(self, images: Tensor, inplace: bool) -> Tensor:
         """Blend on a CPU, where reading values is free: no pass over memory is made for nothing.
 
-        Partners are read where they are instead of being collected, and only samples that have
-        patches of ratio 1 select anything.
+        Partners are read where they are instead of being collected, in place as well, and only
+        samples that have patches of ratio 1 select anything.
         """
-        given = images.clone() if inplace else images
         mixed = images if inplace else torch.empty_like(images)
         exact = (self.ratios == 1).flatten(1)
         passes, selects = exact.all(dim=1).tolist(), exact.any(dim=1).tolist()
-        for sample, partner in enumerate(self.partner.tolist()):
-            own = given[sample]
+        partners = self.partner.tolist()
+        kept: dict[int, Tensor] = {}
+        for sample, needed_later in _in_place_order(partners):
+            own = images[sample]
+            if inplace and needed_later:
+                kept[sample] = own.clone()
             if passes[sample]:
                 mixed[sample] = own
+                continue
+            other = kept.get(partners[sample], images[partners[sample]])
+            ratios = expand_to_pixels(
+                self.ratios[sample].unsqueeze(0), self.patch_size, self.image_size
+            )  # (1,H,W)
+            if selects[sample] or own.dtype not in EXACT:
+                mixed[sample] = _blend(own, other, ratios)
             else:
-                blend = _blend(own, given[partner], ratios[sample], select=selects[sample])
-                mixed[sample] = blend
+                torch.lerp(other, own, ratios.to(own.dtype), out=mixed[sample])
         return mixed
 
     def tokens(
@@ -236,13 +248,31 @@ class MixPlan:
         return "NHWC" if last else "NCHW"
 
 
-def _blend(own: Tensor, partner: Tensor, ratios: Tensor, select: bool = True) -> Tensor:
+def _in_place_order(partners: list[int]) -> Iterator[tuple[int, bool]]:
+    """Order samples so that each comes after those whose partner it is, except in circles.
+
+    Yields:
+        A sample, and whether one that comes later still needs it.
+    """
+    needed = Counter(partner for sample, partner in enumerate(partners) if partner != sample)
+    left = dict.fromkeys(range(len(partners)))
+    free = [sample for sample in left if not needed[sample]]
+    while left:
+        sample = free.pop() if free else next(iter(left))
+        del left[sample]
+        yield sample, needed[sample] > 0
+        partner = partners[sample]
+        needed[partner] -= 1
+        if partner in left and not needed[partner]:
+            free.append(partner)
+
+
+def _blend(own: Tensor, partner: Tensor, ratios: Tensor) -> Tensor:
     """Blend what is a sample's own with its partner's; where the ratio is 1, select the own."""
-    if own.dtype in (torch.float32, torch.float64):
+    if own.dtype in EXACT:
         blend = torch.lerp(partner, own, ratios.to(own.dtype))
     else:
         blend = torch.lerp(partner.float(), own.float(), ratios.float())
     if not own.is_floating_point():
         blend = blend.round()
-    blend = blend.to(own.dtype)
-    return torch.where(ratios == 1, own, blend) if select else blend
+    return torch.where(ratios == 1, own, blend.to(own.dtype))

@@ -124,7 +124,9 @@ def fine_grained(levels, half_widths):
                 square = values[
                     max(0, y - half + 1) : y + half + 1, max(0, x - half + 1) : x + half + 1
                 ]
-                surround = (square.sum() - values[y, x]) / (square.size - 1)
+                alone = square.size == 1  # without surround no contrast
+                others = square.sum() - values[y, x]
+                surround = values[y, x] if alone else others / (square.size - 1)
                 on[y, x] += np.floor(max(0.0, values[y, x] - surround))
                 off[y, x] += np.floor(max(0.0, surround - values[y, x]))
     both = on / on.max() + off / off.max()

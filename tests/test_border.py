@@ -113,6 +113,18 @@ def test_the_centre_prior_multiplies():
     )
 
 
+@pytest.mark.parametrize(("share", "width"), [(None, 4), (0.5, 24), (0, 1)])
+def test_the_border_is_a_share_of_the_shorter_side(share, width):
+    images = torch.rand(2, 3, 48, 60)
+    provider = BorderContrast() if share is None else BorderContrast(share)
+    expected = distance_from_border(lab(images), width).squeeze(1)
+    torch.testing.assert_close(provider(images), expected)
+
+
+def test_the_centre_prior_is_made_where_the_maps_are():
+    assert centred_gaussian(torch.rand(1, 1, 4, 5, device="meta"), 0.3).device.type == "meta"
+
+
 def test_large_images_are_looked_at_small():
     images = F.interpolate(torch.rand(2, 3, 16, 20), (256, 320), mode="bilinear")
     small = F.interpolate(images, (64, 80), mode="bilinear", antialias=True)

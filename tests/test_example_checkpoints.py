@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import resource
+import signal
 import sys
 import time
 from dataclasses import asdict, replace
@@ -105,10 +106,21 @@ def settings(tmp_path_factory):
     )
 
 
-def run(settings, limit=None):
-    """Train in this process, with files of at most so many bytes."""
+def run(settings, limit=None, killed_at=None):
+    """Train in this process: files have at most so many bytes, it dies within the n-th write."""
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     torch.set_num_threads(1)
+    if killed_at is not None:
+        write, states = checkpoints._write, []
+
+        def write_half(path, state):
+            states.append(state)
+            write(path, state)
+            if len(states) == killed_at:
+                path.write_bytes(shorten(path.read_bytes(), 5000))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        checkpoints._write = write_half
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
@@ -175,6 +187,22 @@ def test_runs_killed_at_random_moments_end_alike(settings):
 @pytest.mark.slow
 def test_many_runs_killed_at_random_moments_end_alike(settings):
     assert_killed_runs_end_alike(settings, 100, seed=1)
+
+
+@pytest.mark.parametrize("write", [1, 2, 6])
+def test_a_run_killed_within_a_write_ends_alike(settings, tmp_path, write):
+    tried = replace(settings, out=str(tmp_path / "cut"))
+    process = start(tried, None, write)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    whole = replace(settings, out=str(tmp_path / "whole"))
+    for each in (tried, whole):
+        process = start(each)
+        process.join()
+        assert process.exitcode == 0
+    expected, found = parameters(whole), parameters(tried)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not list(tmp_path.glob("cut/.*"))
 
 
 def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(settings, tmp_path):

@@ -1,9 +1,13 @@
 """Patch scores, ratios and the way between patch grid and pixels."""
 
+import math
+from fractions import Fraction
+from itertools import pairwise
+
 import pytest
 import reference
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -61,6 +65,8 @@ def test_a_map_without_contrast_counts_as_salient_everywhere(value, normalize):
     scores = torch.full((1, 3, 3), value)
     scores[0, 1, 1] += abs(value) * 1e-6  # rounding noise
     assert torch.equal(patches.NORMALIZATIONS[normalize](scores), torch.ones(1, 3, 3))
+    single = scores[:, :1, :1]
+    assert torch.equal(patches.NORMALIZATIONS[normalize](single), torch.ones(1, 1, 1))
 
 
 def test_small_contrast_is_contrast():
@@ -119,7 +125,16 @@ def test_jitter_is_measured_in_the_spread_of_each_image():
     torch.testing.assert_close(relative, torch.full((2,), 0.5).double(), rtol=0.1, atol=0)
 
 
+def test_jitter_adds_the_noise_itself_in_the_dtype_of_the_scores():
+    scores, noise = torch.tensor([[[0.0, 2.0]]]), torch.tensor([[[1.0, -3.0]]])  # spread 1
+    jittered = patches.jitter_scores(scores, noise.double(), 0.5)
+    assert torch.equal(jittered, torch.tensor([[[0.5, 0.5]]]))
+    assert jittered.dtype == torch.float32
+
+
 def test_jitter_leaves_a_flat_map_flat():
+    single = torch.tensor([[[0.7]]])
+    assert torch.equal(patches.jitter_scores(single, torch.ones(1, 1, 1), 1.0), single)
     jittered = patches.jitter_scores(torch.full((1, 4, 4), 0.7), torch.randn(1, 4, 4), 1.0)
     assert torch.equal(patches.stretch_scores(jittered), torch.ones(1, 4, 4))
 
@@ -165,7 +180,23 @@ def test_resized_ratios_agree_with_a_slow_loop(size, patch_size, grid, seed):
     ],
 )
 def test_grids_in_proportion(cells, size, grids):
-    assert patches.grids_of(cells, size) == grids
+    found = patches.grids_of(cells, size)
+    assert found == grids
+    assert all(type(side) is int for grid in found for side in grid)
+
+
+@given(sizes, st.tuples(st.integers(1, 8), st.integers(1, 8)))
+@example((5, 2), (4, 1))  # rounded down alone
+@example((2, 5), (1, 4))
+def test_a_grid_in_proportion_is_that_of_some_cell(size, grid):
+    ends = sorted({Fraction(side, cells) for side in size for cells in range(1, 11)})
+    cells = [*ends, *((a + b) / 2 for a, b in pairwise(ends)), 2 * ends[-1]]
+    expected = any(
+        grid == tuple(rounded(side / cell) for side in size)
+        for cell in cells
+        for rounded in (math.ceil, math.floor)
+    )
+    assert patches.in_proportion(grid, size) == expected
 
 
 def test_resized_ratios_are_exact_where_all_are_1_and_under_autocast():
@@ -175,5 +206,9 @@ def test_resized_ratios_are_exact_where_all_are_1_and_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         inside = patches.resize_ratios(ratios, 16, (224, 224), (9, 9))
     assert torch.equal(plain, inside)
+    with torch.device("meta"):
+        assert torch.equal(patches.resize_ratios(ratios, 16, (224, 224), (9, 9)), plain)
     torch.testing.assert_close(plain[0], torch.full((9, 9), 0.8))
-    assert bool((plain[1] == 1).all())
+    for cells in range(1, 30):
+        resized = patches.resize_ratios(ratios[1:], 16, (224, 224), (cells, cells))
+        assert bool((resized == 1).all())

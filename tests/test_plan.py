@@ -91,6 +91,13 @@ def test_the_input_is_left_alone_unless_inplace():
     assert torch.equal(images, mixed)
 
 
+def test_images_that_require_gradients_can_be_written_in_place():
+    images, plan = torch.rand(4, 3, 12, 20, requires_grad=True), make_plan(4, (12, 20), 4)
+    expected = plan.images(images).detach()
+    assert torch.equal(plan.images(images, inplace=True), expected)
+    assert images.is_leaf
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -132,6 +139,49 @@ def test_gradients_flow_to_own_and_partner():
     assert torch.autograd.gradcheck(plan.images, images)
 
 
+@given(st.integers(0, 9), st.sampled_from([(128, 96), (7, 9)]), st.integers(0, 999))
+def test_mixing_in_place_gives_the_same_whoever_is_whose_partner(batch, size, seed):
+    plan = make_plan(batch, size, 64, seed=seed)
+    images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
+    expected = images.clone()
+    for sample in range(batch):
+        ratios = plan.ratios[sample].repeat_interleave(64, 0).repeat_interleave(64, 1)
+        ratios = ratios[: size[0], : size[1]].float()
+        expected[sample] = torch.lerp(images[plan.partner[sample]], images[sample], ratios)
+    torch.testing.assert_close(plan.images(images), expected, rtol=0, atol=1e-6)
+    mixed = plan.images(images, inplace=True)
+    assert mixed is images
+    torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.uint8])
+def test_large_images_agree_with_a_slow_loop_and_select_what_has_ratio_1(dtype, inplace):
+    ratios = torch.rand(4, 2, 2, generator=torch.Generator().manual_seed(0))
+    ratios[1], ratios[2, 0, 0] = 1, 1
+    plan = make_plan(4, (120, 130), 100, ratios=ratios, partner=torch.tensor([1, 1, 3, 0]))
+    images = (255 * torch.rand(4, 3, 120, 130)).to(dtype)
+    if dtype != torch.uint8:
+        images[3, :, 0, 0] = float("nan")
+        images[1, :, 0, 0] = float("inf")
+    rounded = torch.float64 if dtype == torch.float64 else torch.float32
+    expected = reference.blend(images.to(rounded), plan.partner, plan.ratios, 100)
+    if dtype == torch.uint8:
+        expected = expected.round()
+    given = images.clone()
+    mixed = plan.images(given, inplace=inplace)
+    assert (mixed is given) == inplace
+    assert torch.equal(mixed[1], images[1])
+    assert torch.equal(mixed[2, :, :100, :100], images[2, :, :100, :100])
+    for sample in (0, 3):
+        found, wanted = mixed[sample].double(), expected[sample].to(dtype).double()
+        if dtype != torch.uint8:
+            assert not found[:, 0, 0].isfinite().any()
+            found[:, 0, 0] = wanted[:, 0, 0] = 0
+        tolerance = {torch.uint8: 1.0, torch.bfloat16: 1.0}.get(dtype, 1e-4)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_applying_a_plan_compiles_to_one_graph_for_all_batches(dtype):
     torch.compiler.reset()
@@ -170,6 +220,12 @@ def test_a_plan_cannot_be_changed():
     plan = make_plan(2, (4, 4), 2)
     with pytest.raises(AttributeError, match="cannot assign"):
         plan.patch_size = 3
+
+
+def test_plans_are_told_apart_by_identity():
+    plan = make_plan(2, (4, 4), 2)
+    assert len({plan, plan, copy.copy(plan)}) == 2
+    assert plan != copy.copy(plan)
 
 
 @pytest.mark.parametrize(

@@ -72,3 +72,11 @@ def test_the_settings_in_its_table_are_the_defaults(text):
 def test_its_links_lead_somewhere(text):
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (README.parent / target).exists(), target
+
+
+def test_every_promise_has_its_tests(text):
+    rows = [row for row in text.splitlines() if re.search(r"\| `test_\w+\.py", row)]
+    assert len(rows) >= 13
+    for file, name in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", " ".join(rows)):
+        source = (README.parent / "tests" / file).read_text(encoding="utf-8")
+        assert f"\ndef {name or 'test_'}" in source

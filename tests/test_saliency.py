@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import real_images
 import reference
+import scipy.ndimage
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -20,8 +21,16 @@ from spmix_aug.saliency import (
     SpectralResidual,
     find_provider,
 )
-from spmix_aug.saliency.base import grey_levels, is_flat, round_levels, scale_to_one
+from spmix_aug.saliency.base import (
+    finite_images,
+    grey_levels,
+    is_flat,
+    round_levels,
+    scale_to_one,
+)
+from spmix_aug.saliency.cam import _channels_last
 from spmix_aug.saliency.finegrained import fine_grained
+from spmix_aug.saliency.guard import logits_of
 from spmix_aug.saliency.spectral import spectral_residual
 
 MODEL_FREE = [
@@ -98,9 +107,11 @@ class TestEveryProvider:
         broken = ask(provider, images)
         assert bool(broken.isfinite().all())
         torch.testing.assert_close(broken[[0, 2]], clean[[0, 2]], rtol=1e-4, atol=1e-6)
+        assert not provider.needs_model or float(broken[1, 5, 5]) == 0
 
-    def test_huge_values_give_finite_maps(self, provider):
-        assert bool(ask(provider, torch.full((2, 3, 24, 24), 1e38)).isfinite().all())
+    def test_huge_values_give_maps_with_finite_sums(self, provider):
+        maps = ask(provider, 1e38 * torch.rand(2, 3, 24, 24))
+        assert bool(maps.sum(dim=(1, 2)).isfinite().all())
 
     def test_images_are_left_alone(self, provider):
         images, _ = lesions()
@@ -110,7 +121,9 @@ class TestEveryProvider:
         assert not images.requires_grad
 
     def test_an_empty_batch(self, provider):
-        assert ask(provider, torch.zeros(0, 3, 16, 16)).shape == (0, 16, 16)
+        maps = ask(provider, torch.zeros(0, 3, 16, 16, dtype=torch.float64))
+        assert maps.shape == (0, 16, 16)
+        assert maps.dtype == torch.float32
 
     def test_autocast_is_switched_off_inside(self, provider):
         images, _ = lesions()
@@ -126,6 +139,9 @@ class TestEveryProvider:
 
 @pytest.mark.parametrize("provider", MODEL_FREE, ids=repr)
 class TestModelFree:
+    def test_no_model_is_needed(self, provider):
+        assert not provider.needs_model
+
     @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
     def test_flat_images_give_flat_maps(self, provider, value):
         images = torch.full((2, 3, 40, 40), value)
@@ -150,6 +166,12 @@ class TestModelFree:
         images = (lesions()[0] * 255).round().to(torch.uint8)
         torch.testing.assert_close(provider(images), provider(images / 255))
 
+    def test_another_default_device_does_not_matter(self, provider):
+        images, _ = lesions()
+        expected = provider(images)
+        with torch.device("meta"):
+            assert torch.equal(provider(images), expected)
+
     @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (2, 2), (300, 8)])
     def test_odd_sizes(self, provider, size):
         maps = provider(torch.rand(2, 3, *size))
@@ -166,10 +188,10 @@ def test_spectral_residual_sees_a_small_spot():
     assert bool((inside > 3 * outside).all())
 
 
-@pytest.mark.parametrize("size", [(9, 14), (30, 21)])
+@pytest.mark.parametrize("size", [(9, 14), (30, 21), (2, 9)])
 def test_fine_grained_agrees_with_a_slow_loop(size):
     levels = torch.randint(256, (2, 1, *size), dtype=torch.float64)
-    half_widths = [2, 5, 40]
+    half_widths = [1, 2, 5, 40]
     expected = torch.stack([reference.fine_grained(image[0], half_widths) for image in levels])
     torch.testing.assert_close(fine_grained(levels, half_widths).squeeze(1), expected)
 
@@ -182,12 +204,33 @@ def test_spectral_residual_agrees_with_numpy():
         np.testing.assert_allclose(residual.numpy(), expected, rtol=1e-6, atol=1e-9)
 
 
-def test_surrounds_scale_with_the_size():
-    images, _ = lesions(2, (96, 120))
-    small = F.interpolate(grey_levels(images), (48, 60), mode="bilinear", antialias=True)
-    halved = fine_grained(round_levels(small), [6, 12, 24, 14, 28, 56])
-    expected = F.interpolate(halved, (96, 120), mode="bilinear").squeeze(1)
-    torch.testing.assert_close(FineGrained(size=48)(images), expected, rtol=1e-3, atol=1e-4)
+def test_surrounds_are_those_of_opencv():
+    images = torch.rand(1, 3, 130, 125)
+    expected = fine_grained(grey_levels(images), [12, 24, 48, 28, 56, 112]).squeeze(1)
+    torch.testing.assert_close(FineGrained()(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("full", "size", "half_widths"),
+    [((96, 120), (48, 60), [6, 12, 24, 14, 28, 56]), ((400, 400), (8, 8), [1, 1, 1, 1, 1, 2])],
+)
+def test_surrounds_scale_with_the_size(full, size, half_widths):
+    images, _ = lesions(2, full)
+    small = F.interpolate(grey_levels(images), size, mode="bilinear", antialias=True)
+    maps = fine_grained(round_levels(small), half_widths)
+    expected = F.interpolate(maps, full, mode="bilinear").squeeze(1)
+    torch.testing.assert_close(FineGrained(size=size[0])(images), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_images_smaller_than_the_size_are_not_enlarged():
+    images, _ = lesions()
+    assert torch.equal(FineGrained(size=64)(images), FineGrained()(images))
+
+
+def test_fine_grained_is_exact_in_single_precision():
+    levels = torch.randint(230, 256, (1, 1, 300, 300)).double()
+    maps = fine_grained(levels.float(), [12, 56])
+    torch.testing.assert_close(maps, fine_grained(levels, [12, 56]).float(), rtol=0, atol=1e-6)
 
 
 def correlation(a, b):
@@ -347,6 +390,31 @@ class TestAgainstCaptumAndTorchcam:
 
 
 class TestInputGradient:
+    @pytest.mark.parametrize(("value", "elsewhere"), [(0.0, True), (float("nan"), False)])
+    def test_gradients_that_are_not_finite_count_as_0(self, value, elsewhere):
+        class Roots(nn.Module):
+            def forward(self, images):
+                return images.sqrt().mean(dim=(1, 3))
+
+        images = torch.ones(1, 3, 4, 4)
+        images[0, 0, 0, 0] = value  # where the slope of the root is infinite, or not a number
+        maps = InputGradient(sigma=0)(images, torch.tensor([2]), Roots())[0]
+        assert float(maps[0, 0]) == 0
+        assert bool(maps[1:].any()) == elsewhere
+
+    @pytest.mark.parametrize(
+        ("provider", "sigma", "radius"),
+        [(InputGradient(), 2.0, 4), (InputGradient(sigma=0.7), 0.7, 2)],
+    )
+    def test_maps_are_smoothed_by_a_gaussian(self, provider, sigma, radius):
+        model, (images, _), labels = small_cnn(), lesions(2), torch.tensor([1, 2])
+        sharp = InputGradient(sigma=0)(images, labels, model).numpy()
+        expected = scipy.ndimage.gaussian_filter(
+            sharp, sigma, mode="nearest", radius=radius, axes=(1, 2)
+        )
+        found = provider(images, labels, model)
+        torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-4, atol=1e-7)
+
     def test_soft_labels_weight_the_losses(self):
         model, (images, _) = small_cnn(), lesions(2)
         hard = InputGradient()(images, torch.tensor([1, 2]), model)
@@ -370,10 +438,74 @@ class TestGradCAM:
         soft = GradCAM()(images, torch.tensor([[0.2, 0.8, 0, 0]] * 2), model)
         assert not torch.allclose(hard, soft)
 
+    def test_soft_labels_of_inference_mode_are_taken(self):
+        model, (images, _) = small_cnn(), lesions(2)
+        soft = torch.tensor([[0.2, 0.8, 0, 0]] * 2)
+        with torch.inference_mode():
+            inference = soft.clone()
+        assert torch.equal(GradCAM()(images, inference, model), GradCAM()(images, soft, model))
+
+    @pytest.mark.parametrize("size", [(2, 4), (4, 2), (2, 16), (16, 2)])
+    def test_the_last_map_may_be_a_single_row_or_column(self, size):
+        model, images, labels = small_cnn(), torch.rand(2, 3, *size), torch.tensor([0, 1])
+        expected = GradCAM("6")(images, labels, model)
+        torch.testing.assert_close(GradCAM()(images, labels, model), expected)
+
+    def test_pooled_features_may_look_like_one_token(self):
+        model, images, labels = small_cnn(), lesions(2)[0], torch.tensor([0, 1])
+        expected = GradCAM("6")(images, labels, model)
+        model.insert(9, nn.Unflatten(1, (1, 16))).insert(10, nn.Flatten())
+        torch.testing.assert_close(GradCAM()(images, labels, model), expected)
+
+    def test_an_embedding_before_two_tokens_is_no_last_stage(self):
+        model = nn.Sequential(
+            nn.Conv2d(3, 2, (4, 2), (4, 2)), nn.Flatten(2), nn.Flatten(), nn.Linear(16, 4)
+        )
+        with pytest.raises(ValueError, match="found none"):
+            GradCAM()(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), model)
+
+    def test_maps_that_overflow_count_as_0(self):
+        class Times(nn.Module):
+            def forward(self, images):
+                return 1e20 * images
+
+        pool = nn.AdaptiveAvgPool2d(1)
+        model = nn.Sequential(nn.AvgPool2d(2), Times(), Times(), pool, nn.Flatten())
+        maps = GradCAM("1")(torch.ones(1, 3, 4, 4), torch.tensor([0]), model)
+        assert float(maps.max()) == 0
+
+    def test_frozen_models_of_bytes_are_refused(self):
+        class FromBytes(nn.Sequential):
+            def forward(self, images):
+                return super().forward(images / 255)
+
+        model = FromBytes(*small_cnn()).requires_grad_(False)
+        with pytest.raises(ValueError, match="is frozen and the images are integers"):
+            GradCAM()(lesions(2)[0].to(torch.uint8), torch.tensor([0, 1]), model)
+
+    def test_a_layer_that_gives_no_tensor_is_refused(self):
+        class Twice(nn.Module):
+            def forward(self, images):
+                return images, images
+
+        class First(nn.Module):
+            def forward(self, pair):
+                return pair[0]
+
+        model = nn.Sequential(Twice(), First(), small_cnn())
+        images, labels = lesions(2)[0], torch.tensor([0, 1])
+        with pytest.raises(ValueError, match="Twice gave tuple; choose a layer in it"):
+            GradCAM("0")(images, labels, model)
+        torch.testing.assert_close(
+            GradCAM()(images, labels, model), GradCAM()(images, labels, model[2])
+        )
+
     def test_layers_by_name_and_by_module_agree(self):
         model, (images, _), labels = small_cnn(), lesions(2), torch.tensor([0, 1])
         named = GradCAM("6")(images, labels, model)
         torch.testing.assert_close(named, GradCAM(model[6])(images, labels, model))
+        nested = Wrapped(lambda logits: logits)
+        torch.testing.assert_close(named, GradCAM(nested.net[6])(images, labels, nested))
         # the last map before the pooling is what is found without a name
         torch.testing.assert_close(named, GradCAM()(images, labels, model))
 
@@ -425,11 +557,16 @@ class TestGradCAM:
         first = GradCAM(layer, lambda features: features.permute(0, 3, 1, 2))
         torch.testing.assert_close(GradCAM()(images, labels, model), first(images, labels, model))
 
-    def test_a_vit_with_prefix_tokens_and_an_oblong_grid(self):
+    @pytest.mark.parametrize(
+        ("shape", "last"), [((2, 6, 10, 7), True), ((2, 7, 6, 10), False), ((2, 6, 6, 6), False)]
+    )
+    def test_channels_last_shows_in_the_proportion_of_oblong_images(self, shape, last):
+        assert _channels_last(torch.empty(shape), (48, 80)) == last
+
+    @pytest.mark.parametrize("options", [{"img_size": (48, 80)}, {"dynamic_img_size": True}])
+    def test_a_vit_with_prefix_tokens_and_an_oblong_grid(self, options):
         timm = pytest.importorskip("timm")
-        model = timm.create_model(
-            "vit_tiny_patch16_224", img_size=(48, 80), num_classes=4, reg_tokens=2
-        )
+        model = timm.create_model("vit_tiny_patch16_224", num_classes=4, reg_tokens=2, **options)
         images, labels = torch.rand(2, 3, 48, 80), torch.tensor([0, 3])
         ours = GradCAM()(images, labels, model)
 
@@ -478,6 +615,9 @@ class TestGradCAM:
             GradCAM()(images, labels, model)
         with pytest.raises(ValueError, match=r"grid is known, .* \(2, 8, 4\) from Sequential"):
             GradCAM("2")(images, labels, model)
+        model.num_prefix_tokens = 0
+        with pytest.raises(ValueError, match="grid is known"):
+            GradCAM("2")(images, labels, model)
         maps = GradCAM("2", lambda tokens: tokens.unflatten(2, (2, 2)))(images, labels, model)
         assert maps.shape == (2, 8, 8)
 
@@ -506,14 +646,40 @@ class Detached(nn.Sequential):
         return head(images.detach())
 
 
+class WithoutGradients(nn.Sequential):
+    def forward(self, images):
+        with torch.no_grad():
+            return super().forward(images)
+
+
 @pytest.mark.parametrize("provider", [InputGradient(), GradCAM("6")], ids=repr)
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [(Checkpointed, "use_reentrant=False"), (Detached, "no gradient reaches it")],
+    [
+        (Checkpointed, "use_reentrant=False"),
+        (Detached, "no gradient reaches it"),
+        (WithoutGradients, "lets gradients through|gradients to flow through"),
+    ],
 )
 def test_models_that_let_no_gradient_through_are_refused(provider, kind, message):
     with pytest.raises(ValueError, match=message):
         provider(lesions(2)[0], torch.tensor([0, 1]), kind(*small_cnn()))
+
+
+class Broken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits):
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("broken backward")
+
+
+@pytest.mark.parametrize("provider", [InputGradient(), GradCAM()], ids=repr)
+def test_other_errors_of_the_backward_pass_are_those_of_the_model(provider):
+    with pytest.raises(RuntimeError, match="broken backward"):
+        provider(lesions(2)[0], torch.tensor([0, 1]), Wrapped(Broken.apply))
 
 
 class Wrapped(nn.Module):
@@ -535,7 +701,7 @@ class Output:
     [
         lambda y: (y, y),
         lambda y: ["name", y],
-        lambda y: {"logits": y, "loss": None},
+        lambda y: {"loss": y.sum(), "logits": y},
         lambda y: {"out": y},
         Output,
     ],
@@ -546,6 +712,11 @@ def test_logits_are_found_in_what_the_model_returns(provider, how):
     torch.testing.assert_close(
         provider(images, labels, Wrapped(how)), provider(images, labels, small_cnn())
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_logits_count_in_single_precision(dtype):
+    assert logits_of(torch.zeros(2, 4, dtype=dtype)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("how", [lambda y: None, lambda y: {}, lambda y: y.sum(), lambda y: "y"])
@@ -656,6 +827,7 @@ def test_sizes_are_checked(size):
     for provider in (SpectralResidual, FineGrained):
         with pytest.raises((TypeError, ValueError), match="`size` to be"):
             provider(size=size)
+        assert provider(size=8).size == 8
 
 
 def test_names():
@@ -666,6 +838,19 @@ def test_names():
     assert isinstance(find_provider("grad_cam"), GradCAM)
     provider = FineGrained()
     assert find_provider(provider) is provider
+
+
+def test_values_that_are_not_finite_count_as_0_and_the_others_are_bounded():
+    values = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e9, -1e9, 0.5])
+    assert finite_images(values).tolist() == [0, 0, 0, 1e4, -1e4, 0.5]
+    assert finite_images(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 100.0, -100.0])
+def test_flatness_is_relative_to_the_magnitude(scale):
+    step = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
+    assert is_flat(scale * (1 + 2e-5 * step)).item()
+    assert not is_flat(scale * (1 + 1e-3 * step)).item()
 
 
 def test_the_small_tools_of_model_free_saliency():

@@ -56,6 +56,7 @@ def test_ranks_agree_and_every_sample_passes_once(
     for sampler, batches in ranks:
         own = list(sampler.sampler)
         assert len(own) == len(sampler.sampler)
+        assert all(type(index) is int for index in own)
         flat = [i for batch in batches for i in batch[: batch_size - balanced]]
         own = own[: len(flat)]
         assert flat[: len(own)] == own
@@ -111,6 +112,24 @@ def test_epochs_seeds_and_ranks_draw_differently():
     assert balanced[0] != balanced[1]
 
 
+def test_runs_of_an_earlier_version_can_be_repeated():
+    sampler = TailHeadPairSampler(LABELS, 10, seed=2**40).sampler
+    sampler.set_epoch(5)
+    expected = (2**40 * 1_000_003 + 5 + 3 * 2_654_435_761) % 4_294_967_291
+    assert sampler.generator(stream=3).initial_seed() == expected
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_no_two_draws_share_a_stream(rank, monkeypatch):
+    sampler = TailHeadPairSampler(LABELS, 10, num_replicas=3, rank=rank)
+    seen, generator = [], sampler.sampler.generator
+    monkeypatch.setattr(
+        sampler.sampler, "generator", lambda stream: seen.append(stream) or generator(stream)
+    )
+    list(sampler)
+    assert seen == [0, 1 + rank]
+
+
 def test_the_global_stream_is_untouched():
     before = torch.get_rng_state()
     list(TailHeadPairSampler(LABELS, 10))
@@ -150,6 +169,20 @@ def test_state_resumes_within_an_epoch():
     resumed.load_state_dict(state)
     resumed.set_epoch(3)
     assert len(list(resumed)) == len(resumed)
+
+
+def test_states_at_both_ends_of_an_epoch_are_accepted():
+    sampler = TailHeadPairSampler(LABELS, 10)
+    start = sampler.state_dict()
+    assert start == {"epoch": 0, "next_batch": 0}
+    whole = list(sampler)
+    end = sampler.state_dict()
+    sampler.load_state_dict(end)
+    assert list(sampler) == []
+    sampler.load_state_dict(start)
+    assert list(sampler) == whole
+    with pytest.raises(ValueError, match="`next_batch` to be at least 0, but got -1"):
+        sampler.load_state_dict({"epoch": 0, "next_batch": -1})
 
 
 @pytest.mark.parametrize("state", [{}, {"epoch": 0}, {"epoch": 0, "next_batch": 99}])
@@ -272,5 +305,6 @@ def test_head_tail_split_of_isic():
 def test_head_tail_split_at_its_limits():
     assert head_tail_split([1001, 1000, 200, 199, 0]) == ([0], [1, 2], [3, 4])
     assert head_tail_split(torch.tensor([5, 3, 1]), many=4, few=2) == ([0], [1], [2])
+    assert head_tail_split([4, 3, 2], many=3, few=3) == ([0], [1], [2])
     with pytest.raises(ValueError, match="`few` to be at most `many`, but got 5 and 4"):
         head_tail_split([1], many=4, few=5)

@@ -31,9 +31,16 @@ def test_rows_keep_their_values_in_float32_at_least(given, expected):
     assert targets.data_ptr() != rows.data_ptr()
 
 
-def test_mixed_targets_weight_own_by_share():
-    targets = torch.eye(3, dtype=torch.float64)
-    share = torch.tensor([0.25, 1.0, 0.5])
+def test_targets_are_detached_from_soft_labels():
+    rows = torch.full((2, 2), 0.5, requires_grad=True)
+    assert not class_distribution(rows, 2).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("share_dtype", [torch.float32, torch.float64])
+def test_mixed_targets_weight_own_by_share(dtype, share_dtype):
+    targets = torch.eye(3, dtype=dtype)
+    share = torch.tensor([0.25, 1.0, 0.5], dtype=share_dtype)
     mixed = mix_targets(targets, torch.tensor([1, 1, 0]), share)
     assert mixed.tolist() == [[0.25, 0.75, 0], [0, 1, 0], [0.5, 0, 0.5]]
-    assert mixed.dtype == torch.float64
+    assert mixed.dtype == dtype

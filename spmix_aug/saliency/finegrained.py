@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug import _checks
-from spmix_aug._precision import full_precision
 from spmix_aug.saliency.base import (
     CoarseSaliency,
     blur,
@@ -47,11 +46,9 @@ class FineGrained(CoarseSaliency):
             return levels.new_zeros(0, *small)
         flat = is_flat(levels)
         half_widths = [max(1, round(scale * half_width)) for half_width in HALF_WIDTHS]
-        with full_precision(levels.device):
-            if scale < 1:
-                levels = F.interpolate(levels, small, mode="bilinear", antialias=True)
-                levels = round_levels(levels)
-            maps = fine_grained(levels, half_widths)
+        if scale < 1:
+            levels = round_levels(F.interpolate(levels, small, mode="bilinear", antialias=True))
+        maps = fine_grained(levels, half_widths)
         return torch.where(flat, 0.0, maps).squeeze(1)
 
     def __repr__(self) -> str:
@@ -77,7 +74,8 @@ def fine_grained(levels: Tensor, half_widths: list[int]) -> Tensor:
 def _surround_mean(levels: Tensor, integral: Tensor, half_width: int) -> Tensor:
     """Mean of the square around each pixel without the pixel itself, cut at the border.
 
-    The square reaches one pixel further down and right than up and left, as OpenCV's does.
+    It is the pixel's own value where nothing else is left of the square. The square reaches one
+    pixel further down and right than up and left, as OpenCV's does.
     """
     (top, bottom), (left, right) = (
         (
@@ -89,4 +87,4 @@ def _surround_mean(levels: Tensor, integral: Tensor, half_width: int) -> Tensor:
     strips = integral[:, :, bottom] - integral[:, :, top]
     total = strips[:, :, :, right] - strips[:, :, :, left]
     pixels = (bottom - top).unsqueeze(1) * (right - left)
-    return (total - levels) / (pixels - 1).clamp(min=1)
+    return torch.where(pixels > 1, (total - levels) / (pixels - 1), levels)

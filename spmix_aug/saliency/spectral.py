@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug import _checks
-from spmix_aug._precision import full_precision
 from spmix_aug.saliency.base import (
     CoarseSaliency,
     blur,
@@ -45,9 +44,8 @@ class SpectralResidual(CoarseSaliency):
         levels = grey_levels(images)  # (B,1,H,W)
         if len(levels) == 0:
             return levels.new_zeros(0, self.size, self.size)
-        with full_precision(levels.device):
-            small = F.interpolate(levels, (self.size, self.size), mode="bilinear")
-            maps = spectral_residual(round_levels(small))
+        small = F.interpolate(levels, (self.size, self.size), mode="bilinear")
+        maps = spectral_residual(round_levels(small))
         return torch.where(is_flat(levels), 0.0, maps).squeeze(1)
 
     def __repr__(self) -> str:

@@ -1,0 +1,188 @@
+"""The throughput benchmark: its committed results, its fits, and its measuring at a tiny size."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("timm")
+pytest.importorskip("torchvision")
+
+from benchmarks import peers, throughput, throughput_parts, throughput_report
+from benchmarks.throughput_report import ALLOCATORS, FIXED_COST, FIXED_COST_SIZE, PAIRS
+from spmix_aug import MixPlan
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "throughput.json"
+TARGET_SIZE = throughput.SIZES[0]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return json.loads(RESULTS.read_text())
+
+
+def assert_times(ms, rounds=None):
+    assert ms
+    for name, values in ms.items():
+        assert len(values) == (rounds or len(values)) > 0, name
+        assert all(math.isfinite(value) and value > 0 for value in values), name
+
+
+def test_results_tell_where_they_come_from(committed):
+    assert committed["benchmark"] == "throughput"
+    assert committed["commit"] not in ("", "unknown")
+    assert committed["threads"] >= 1
+    assert committed["cpu"]
+    assert committed["gomp_spincount"] == throughput_parts.SPIN_COUNT
+    assert committed["allocators"] == throughput_parts.ALLOCATORS
+    assert committed["not_installed"] == []
+    assert set(committed["versions"]) == set(throughput_parts.LIBRARIES)
+    assert set(committed["allocators"]) == set(ALLOCATORS)
+
+
+@pytest.mark.parametrize("pair", [*PAIRS, FIXED_COST], ids=lambda pair: pair.what)
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_results_have_every_pair(committed, pair, allocator):
+    size = FIXED_COST_SIZE if pair is FIXED_COST else TARGET_SIZE
+    found = committed["models"] if pair.part == "models" else committed["speed"][size]
+    ms = found[allocator]["ms"]
+    assert len(ms[pair.ours]) == len(ms[pair.theirs]) > 1
+    assert pair.what in RESULTS.with_suffix(".md").read_text()
+
+
+def test_results_are_finite_and_positive_and_were_checked(committed):
+    batches = [*committed["speed"].values(), committed["models"]]
+    for found in [batch[allocator] for batch in batches for allocator in ALLOCATORS]:
+        assert_times(found["ms"])
+        assert max(found["checked"].values()) < 1e-6
+    for allocator, setting in throughput_parts.ALLOCATORS.items():
+        assert {batch[allocator]["glibc_tunables"] for batch in batches} == {setting}
+    for found in committed["growth"].values():
+        assert_times(found["ms"])
+        low, high = found["exponent_quartiles"]
+        assert 0.5 <= low <= high <= 1.5
+        assert found["fixed_ms"] >= 0
+    for part in ("compiled", "formats"):
+        for allocator in ALLOCATORS:
+            assert_times(committed[part][allocator]["ms"])
+    assert committed["sampler"]["epoch_s"] > 0
+
+
+def test_results_have_every_entry(committed):
+    for part, names in committed["parts"].items():
+        assert names == [entry.name for entry in peers.ENTRIES if entry.part == part]
+        assert set(committed["peak_extra_bytes"][part]) == set(names)
+        assert min(committed["peak_extra_bytes"][part].values()) >= 0
+
+
+def test_the_table_is_made_from_the_results(committed):
+    assert throughput_report.table(committed) == RESULTS.with_suffix(".md").read_text()
+    assert throughput.as_json(committed) == RESULTS.read_text()
+
+
+def test_pairs_name_entries():
+    names = {(entry.part == "models", entry.name) for entry in peers.ENTRIES}
+    assert len(names) == len(peers.ENTRIES)
+    for pair in [*PAIRS, FIXED_COST]:
+        assert {(pair.part == "models", pair.ours), (pair.part == "models", pair.theirs)} <= names
+        assert pair.ours.startswith(throughput_report.OURS)
+
+
+def test_ratios_are_taken_round_by_round():
+    # The second round was slow for both, which must not show.
+    assert throughput_report.ratio([1.0, 10.0, 2.0], [2.0, 20.0, 4.0]) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("exponent", [0.9, 1.0, 1.1])
+def test_growth_is_fitted_above_the_fixed_cost(exponent):
+    amounts = [16, 32, 64, 128, 256, 512, 1024]
+    noise = 1 + 0.01 * np.random.default_rng(0).standard_normal((len(amounts), 20))
+    times = (3.0 + 0.05 * np.array(amounts)[:, None] ** exponent) * noise
+    found = throughput_report.fit_growth(amounts, dict(enumerate(times.tolist())))
+    assert found["exponent"] == pytest.approx(exponent, abs=0.03)
+    assert found["fixed_ms"] == pytest.approx(3.0, rel=0.15)
+    low, high = found["exponent_quartiles"]
+    assert low <= found["exponent"] <= high
+    assert high - low < 0.05
+
+
+def test_rounds_suit_the_batch():
+    assert throughput.rounds_at(64, 224, 12) == 12
+    assert throughput.rounds_at(2, 32, 12) == 48
+    assert throughput.rounds_at(256, 512, 12) == 5
+    assert throughput.rounds_at(256, 512, 2) == 2
+
+
+def test_rounds_are_interleaved_and_restored():
+    calls = []
+    works = {
+        name: (lambda: calls.append("before"), lambda name=name: calls.append(name))
+        for name in "abc"
+    }
+    times = throughput_parts.interleave(works, rounds=4, device="cpu")
+    assert_times(times, rounds=4)
+    assert calls[::2] == ["before"] * 18
+    rounds = [calls[start + 1 : start + 6 : 2] for start in range(0, len(calls), 6)]
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
+    assert len({tuple(names) for names in rounds}) > 1
+
+
+def test_the_check_sees_a_wrong_pixel(monkeypatch):
+    batch = peers.Batch(4, 40)
+    assert max(peers.check(batch).values()) < 1e-6
+    monkeypatch.setattr(MixPlan, "images", lambda _, images, inplace=False: images + 0)
+    with pytest.raises(AssertionError, match="pixels are off"):
+        peers.check(batch)
+
+
+def test_peak_memory_is_that_of_the_call():
+    size = 50_000_000
+    found = throughput_parts.peak_extra(lambda: torch.ones(size, dtype=torch.uint8))
+    assert 0.95 * size < found < 1.5 * size  # Linux counts pages roughly
+
+
+def test_a_child_has_its_allocator():
+    arguments = {"parts": ["tokens"], "size": 2, "side": 32, "rounds": 1, "device": "cpu"}
+    found = throughput_parts.in_child(throughput_parts.speed, "no page faults", **arguments)
+    assert found["glibc_tunables"] == throughput_parts.NO_FAULTS
+    assert_times(found["ms"], rounds=1)
+
+
+def test_a_tiny_run_measures_mixes_and_saliency(monkeypatch, tmp_path):
+    needs = {"spmix_aug", "torch", "torchvision", "timm", "kornia"}
+    some = [entry for entry in peers.ENTRIES if entry.needs in needs and entry.part != "models"]
+    monkeypatch.setattr(throughput_parts, "ENTRIES", some)
+    monkeypatch.setattr(
+        throughput_parts,
+        "in_child",
+        lambda function, allocator, **arguments: function(**arguments),
+    )
+    out = tmp_path / "throughput"
+    parts = ["mix", "saliency", "tokens", "collate", "formats"]
+    throughput.main(["--out", str(out), "--sizes", "2x32", "--rounds", "2", "--only", *parts])
+    result = json.loads(out.with_suffix(".json").read_text())
+    for allocator in ALLOCATORS:
+        ms = result["speed"]["2x32"][allocator]["ms"]
+        assert set(ms) == {entry.name for entry in some}
+        assert_times(ms, rounds=8)
+        assert_times(result["formats"][allocator]["ms"], rounds=2)
+    text = out.with_suffix(".md").read_text()
+    assert "| **spmix plan given** | " in text
+    assert "torchvision `v2.MixUp`" in text
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    throughput.main(["--out", str(out), "--render"])
+    assert out.with_suffix(".md").read_text() == text
+
+
+def test_memory_sampler_and_growth_are_measured():
+    peak = throughput_parts.memory("spmix plan given", "mix", size=8, side=64, device="cpu")
+    assert peak < 64e6
+    found = throughput_parts.sampler(samples=10_000, batch_size=64)
+    assert found["drawn"] == 64 * math.ceil(10_000 / 32)
+    assert found["epoch_s"] > 0
+    times = throughput_parts.growth([(2, 16), (2, 32)], rounds=2, device="cpu")
+    assert_times(times, rounds=2)
+    assert set(times) == {"2x16", "2x32"}
