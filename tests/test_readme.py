@@ -77,6 +77,7 @@ def test_its_links_lead_somewhere(text):
 def test_every_promise_has_its_tests(text):
     rows = [row for row in text.splitlines() if re.search(r"\| `test_\w+\.py", row)]
     assert len(rows) >= 13
-    for file, name in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", " ".join(rows)):
+    for file, names in re.findall(r"`(test_\w+\.py)((?:::\w+)*)`", " ".join(rows)):
         source = (README.parent / "tests" / file).read_text(encoding="utf-8")
-        assert f"\ndef {name or 'test_'}" in source
+        for name in names.removeprefix("::").split("::"):
+            assert re.search(rf"(def|class) {name or 'test_'}", source), f"{file}::{name}"
