@@ -12,7 +12,7 @@ DEMO := $(BIN)/python -m examples.isic2018
 # OpenMP threads that spin while they wait can slow training on a few cores down by 5 to 15 times.
 export GOMP_SPINCOUNT := 5000
 
-.PHONY: help demo bench lesion-focus test test-slow lint wheel clean
+.PHONY: help demo bench docs lesion-focus test test-slow lint wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## show this help
@@ -50,6 +50,10 @@ lesion-focus: $(INSTALLED)  ## measure how well saliency finds lesions; give DAT
 	$(BIN)/python -m benchmarks.lesion_focus --data $(DATA) --out benchmarks/results/lesion_focus_fold0 \
 		--runs runs/lesion_focus/epochs_1 runs/lesion_focus/epochs_2 runs/lesion_focus/epochs_4
 
+docs: $(INSTALLED)  ## build the site into docs/_build
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[docs]"
+	$(BIN)/python -m sphinx -q -E -W --keep-going docs docs/_build
+
 test: $(INSTALLED)  ## run the tests, without the slow ones
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
@@ -65,4 +69,4 @@ wheel: $(INSTALLED)  ## build wheel and sdist into dist/
 	$(BIN)/python -m build
 
 clean:  ## remove what was installed, built and drawn
-	rm -rf $(VENV) $(BENCH) build dist demo
+	rm -rf $(VENV) $(BENCH) build dist demo docs/_build docs/_generated

@@ -5,7 +5,7 @@ on an accelerator that would make the host wait for the device.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeGuard, cast
 
@@ -599,3 +599,49 @@ def sampler_state(value: object, batches: int) -> tuple[int, int]:
         "Expected `state` with `epoch` and `next_batch`, which is at most "
         f"{batches} here, but got {described(value)}."
     )
+
+
+def instance(name: str, value: object, kind: type) -> None:
+    """Accept an object of that `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"Expected `{name}` to be a {kind.__name__}, but got {described(value)}.")
+
+
+def plan_has_saliency(value: Tensor | None) -> Tensor:
+    """Accept the maps of a plan that mixes something."""
+    if value is None:
+        raise ValueError(
+            "Expected `plan` with saliency, but got one that has none because it mixes nothing: "
+            "its mixer was in evaluation mode, or had p = 0."
+        )
+    return value
+
+
+def class_names(value: object, num_classes: int) -> list[str]:
+    """Accept one name a class; the numbers of the classes when None."""
+    if value is None:
+        return [str(index) for index in range(num_classes)]
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(
+            f"Expected `class_names` to be a sequence of names, but got {described(value)}."
+        )
+    if len(value) != num_classes:
+        raise ValueError(
+            f"Expected `class_names` to have {num_classes} names, one a class, "
+            f"but got {len(value)}."
+        )
+    return [str(name) for name in value]
+
+
+def samples(value: object, batch: int) -> list[int]:
+    """Accept indices of samples of a batch, at least one."""
+    if not isinstance(value, Sequence):
+        raise TypeError(
+            f"Expected `samples` to be a sequence of indices, but got {described(value)}."
+        )
+    indices = [integer("samples", index, low=0) for index in value]
+    if not indices or max(indices) >= batch:
+        raise ValueError(
+            f"Expected `samples` to be at least one index in 0 to {batch - 1}, but got {indices}."
+        )
+    return indices

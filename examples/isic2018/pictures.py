@@ -11,20 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from spmix_aug import MixPlan, SaliencyPatchMix, class_counts
-from spmix_aug.patches import expand_to_pixels
+from spmix_aug import SaliencyPatchMix, class_counts
 from spmix_aug.saliency import PROVIDERS
+from spmix_aug.viz import plot_plan
 
 from .data import CLASSES, DataError, LesionImages, Record, read_records
 from .files import write_whole
-
-COLUMNS = ("own", "partner", "own saliency", "partner saliency", "ratio of own", "mix")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -83,49 +79,6 @@ def draw_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
     save(figure, path)
 
 
-def draw_mixes(images: Tensor, labels: Tensor, plan: MixPlan, rows: int, path: Path) -> None:
-    """Draw own, partner, both saliencies, ratio and mix of the first `rows` samples of a plan.
-
-    Args:
-        images: `(B,3,H,W)` float in [0, 1].
-        labels: `(B,)` class indices.
-        plan: of these images, with saliency.
-        rows: samples to draw.
-        path: PNG file to write.
-    """
-    if plan.saliency is None:
-        raise ValueError("expected a plan with saliency, but got one that mixes nothing")
-    mixed = plan.images(images).clamp(0, 1)
-    ratios = expand_to_pixels(plan.ratios, plan.patch_size, plan.image_size)
-    maps = F.interpolate(plan.saliency.unsqueeze(1), plan.image_size, mode="bilinear").squeeze(1)
-    height, width = plan.image_size
-    figure = Figure(figsize=(1.6 * len(COLUMNS), 1.6 * rows * height / width + 0.4))
-    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01)
-    grid = figure.subplots(rows, len(COLUMNS), squeeze=False)
-    for sample in range(rows):
-        partner = int(plan.partner[sample])
-        name, partner_name = CLASSES[int(labels[sample])], CLASSES[int(labels[partner])]
-        _show(grid[sample][0], images[sample], name)
-        _show(grid[sample][1], images[partner], partner_name)
-        _show(grid[sample][2], maps[sample])
-        _show(grid[sample][3], maps[partner])
-        _show(grid[sample][4], ratios[sample], highest=1.0)
-        _show(grid[sample][5], mixed[sample], f"label {name}")
-    for axes, title in zip(grid[0], COLUMNS, strict=True):
-        axes.set_title(title, fontsize=10)
-    save(figure, path)
-
-
-def _show(axes: Axes, panel: Tensor, note: str = "", highest: float | None = None) -> None:
-    """Show an image `(3,H,W)`, or a map `(H,W)` from 0 to `highest`, with a note in its corner."""
-    pixels = panel.permute(1, 2, 0) if panel.ndim == 3 else panel
-    axes.imshow(pixels.numpy(), vmin=0, vmax=highest)
-    axes.set_axis_off()
-    if note:
-        box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5}
-        axes.text(0.03, 0.05, note, fontsize=8, transform=axes.transAxes, bbox=box)
-
-
 def tail_batch(
     records: Sequence[Record], rows: int, image_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,7 +124,7 @@ def draw_mixes_of(
     if mixer.mean is not None and mixer.std is not None:
         given = v2.functional.normalize(images, mixer.mean.tolist(), mixer.std.tolist())
     plan = mixer.plan(given, labels, model, partner=pairs)
-    draw_mixes(images, labels, plan, rows, path)
+    save(plot_plan(images, plan, labels, rows, class_names=CLASSES), path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from spmix_aug.saliency.guard import gradient_of, logits_of, model_input, undist
 
 
 class InputGradient:
-    """How much the loss would change with each pixel, |d loss / d input|; needs a model.
+    """How much the loss would change with each pixel, `|d loss / d input|`; needs a model.
 
     The largest magnitude over the channels (Simonyan et al., arXiv 1312.6034), smoothed. The
     loss is the cross-entropy of each sample for the label given.
