@@ -12,7 +12,7 @@ DEMO := $(BIN)/python -m examples.isic2018
 # OpenMP threads that spin while they wait can slow training on a few cores down by 5 to 15 times.
 export GOMP_SPINCOUNT := 5000
 
-.PHONY: help demo bench docs lesion-focus test test-slow lint wheel clean
+.PHONY: help demo bench docs lesion-focus test test-slow test-integrations lint wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## show this help
@@ -54,11 +54,15 @@ docs: $(INSTALLED)  ## build the site into docs/_build
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[docs]"
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs docs/_build
 
-test: $(INSTALLED)  ## run the tests, without the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(INSTALLED)  ## run the tests, without slow ones and other frameworks
+	$(BIN)/python -m pytest -m "not slow and not integrations" $(ARGS)
 
 test-slow: $(INSTALLED)  ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-integrations: $(INSTALLED)  ## install the frameworks of examples/integrations, run its tests
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[integrations]"
+	$(BIN)/python -m pytest tests/test_integrations.py $(ARGS)
 
 lint: $(INSTALLED)  ## check style and types
 	$(BIN)/ruff check .

@@ -191,7 +191,8 @@ def images(value: object, mean: Tensor | None = None, std: Tensor | None = None)
     if value.dtype not in IMAGE_DTYPES:
         raise TypeError(
             "Expected `images` to be float16, bfloat16, float32, float64 or uint8, "
-            f"but got {value.dtype}; convert them first."
+            f"but got {value.dtype}; convert them first, class maps with "
+            "torch.nn.functional.one_hot (ids do not blend)."
         )
     if value.ndim != 4 or 0 in value.shape[1:]:
         raise ValueError(
@@ -247,7 +248,8 @@ def _label_values(value: Tensor, num_classes: int) -> None:
         first = int(wrong.to(torch.int8).argmax())
         raise ValueError(
             "Expected each row of `labels` to be a distribution (at least 0, sum 1), "
-            f"but row {first} is {rows[first].tolist()}."
+            f"but row {first} is {rows[first].tolist()}; divide rows of several labels by their "
+            "sum, or keep them: plan with one class index a sample, mix with plan.images(images)."
         )
 
 
@@ -489,10 +491,10 @@ def no_prefix_in_maps(prefix_tokens: int) -> None:
         )
 
 
-def module(value: object) -> None:
+def module(value: object, name: str = "module") -> None:
     """Accept a `torch.nn.Module`."""
     if not isinstance(value, torch.nn.Module):
-        raise TypeError(f"Expected `module` to be a torch.nn.Module, but got {described(value)}.")
+        raise TypeError(f"Expected `{name}` to be a torch.nn.Module, but got {described(value)}.")
 
 
 def module_output(module: torch.nn.Module, value: object) -> None:

@@ -97,14 +97,19 @@ class _InstancePass(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = _checks.integer("epoch", epoch, low=0)
 
-    def generator(self, stream: int) -> torch.Generator:
-        """Make the generator of one stream of draws of this epoch."""
+    def generator_of(self, stream: int) -> torch.Generator:
+        """Make the generator of one stream of draws of this epoch.
+
+        Not named `generator`: Accelerate synchronises what a sampler has under that name.
+        """
         mixed = self.seed * _EPOCH_STRIDE + self.epoch + stream * _STREAM_STRIDE
         return torch.Generator().manual_seed(mixed % _LARGEST_PRIME)
 
     def order(self) -> Tensor:
         """Draw this epoch's order; every rank draws the same one and takes its share."""
-        order = torch.randperm(self.num_samples, generator=self.generator(stream=0), device="cpu")
+        order = torch.randperm(
+            self.num_samples, generator=self.generator_of(stream=0), device="cpu"
+        )
         return order[self.rank :: self.num_replicas]
 
 
@@ -205,7 +210,7 @@ class TailHeadPairSampler(BatchSampler):
 
     def _draw_balanced(self, number: int) -> Tensor:
         """Draw `number` sample indices with weight `n_class ** -gamma`, with replacement."""
-        generator = self.sampler.generator(stream=1 + self.sampler.rank)
+        generator = self.sampler.generator_of(stream=1 + self.sampler.rank)
         counts = self.class_counts.double()
         # A class of n samples weighs n * n ** -gamma, one without samples nothing; the logarithm
         # is scaled to a largest weight of 1, so that no gamma makes all of them vanish. Far below

@@ -222,6 +222,21 @@ class SaliencyPatchMix(nn.Module):
             targets = mix_targets(targets, partner, share)
         return MixPlan(partner, ratios, targets, patch_size, image_size, saliency)
 
+    def bind(self, model: nn.Module | None = None) -> "BoundMix":
+        """Make a callable `(images, targets) -> (mixed, targets)` that brings the model along.
+
+        For loops that know nothing of a model in their mixing, as timm's `mixup_fn`. It holds this
+        mixer and this model themselves, so that it follows both.
+
+        Args:
+            model: the classifier; None for saliency that needs none.
+
+        Raises:
+            TypeError: if `model` is no module.
+            ValueError: if it is None and saliency needs one.
+        """
+        return BoundMix(self, model)
+
     def _draw_partner(self, classes: Tensor, itself: Tensor) -> Tensor:
         """Draw who is mixed and with whom: `(B,)`, itself where a sample passes through."""
         if self.class_counts is None:
@@ -308,6 +323,42 @@ class SaliencyPatchMix(nn.Module):
             generator.set_state(torch.frombuffer(bytearray(saved), dtype=torch.uint8))
             state = {**state, "generator": generator}
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+
+
+class BoundMix:
+    """A mixer and its model as one callable, made by `SaliencyPatchMix.bind`.
+
+    No module, so that assigning it to one registers neither mixer nor model. Copies and pickles
+    hold a model of their own, which training does not reach.
+
+    Attributes:
+        mixer: the `SaliencyPatchMix`.
+        model: the classifier that saliency looks at, or None.
+        mixup_enabled: False switches mixing off as `mixer.eval()` does, here alone: images come
+            back as they are and targets as rows `(B,K)`.
+    """
+
+    def __init__(self, mixer: SaliencyPatchMix, model: nn.Module | None = None) -> None:
+        if model is not None:
+            _checks.module(model, "model")
+        _checks.provider_has_model(mixer.saliency, model)
+        self.mixer = mixer
+        self.model = model
+        self.mixup_enabled = True
+
+    def __call__(self, images: Any, targets: Tensor | None = None) -> Any:
+        """Mix a batch, see `SaliencyPatchMix.forward`."""
+        training = self.mixer.training
+        self.mixer.training = training and self.mixup_enabled
+        try:
+            return self.mixer(images, targets, self.model)
+        finally:
+            self.mixer.training = training
+
+    def __repr__(self) -> str:
+        """Show the mixer, the model's class and the switch."""
+        model = None if self.model is None else type(self.model).__name__
+        return f"BoundMix({self.mixer}, model={model}, mixup_enabled={self.mixup_enabled})"
 
 
 def _finite(saliency: Tensor) -> Tensor:

@@ -116,15 +116,15 @@ def test_runs_of_an_earlier_version_can_be_repeated():
     sampler = TailHeadPairSampler(LABELS, 10, seed=2**40).sampler
     sampler.set_epoch(5)
     expected = (2**40 * 1_000_003 + 5 + 3 * 2_654_435_761) % 4_294_967_291
-    assert sampler.generator(stream=3).initial_seed() == expected
+    assert sampler.generator_of(stream=3).initial_seed() == expected
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_no_two_draws_share_a_stream(rank, monkeypatch):
     sampler = TailHeadPairSampler(LABELS, 10, num_replicas=3, rank=rank)
-    seen, generator = [], sampler.sampler.generator
+    seen, generator = [], sampler.sampler.generator_of
     monkeypatch.setattr(
-        sampler.sampler, "generator", lambda stream: seen.append(stream) or generator(stream)
+        sampler.sampler, "generator_of", lambda stream: seen.append(stream) or generator(stream)
     )
     list(sampler)
     assert seen == [0, 1 + rank]
@@ -308,3 +308,7 @@ def test_head_tail_split_at_its_limits():
     assert head_tail_split([4, 3, 2], many=3, few=3) == ([0], [1], [2])
     with pytest.raises(ValueError, match="`few` to be at most `many`, but got 5 and 4"):
         head_tail_split([1], many=4, few=5)
+
+
+def test_its_pass_has_nothing_that_accelerate_would_synchronise_as_a_generator():
+    assert not hasattr(TailHeadPairSampler(LABELS, 8).sampler, "generator")

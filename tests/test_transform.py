@@ -736,3 +736,76 @@ class TestErrors:
         mixer = SaliencyPatchMix(num_classes=3, saliency=saliency)
         with pytest.raises(ValueError, match=r"`model` for .*call mixer\(images, labels, model\)"):
             mixer(IMAGES, LABELS)
+
+
+class TestBind:
+    def mixer(self, **settings):
+        generator = torch.Generator().manual_seed(0)
+        settings = {"saliency": "input_gradient", "p": 1.0, "generator": generator, **settings}
+        return SaliencyPatchMix(num_classes=3, **settings)
+
+    def model(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 28, 3))
+
+    def test_it_mixes_as_the_mixer_with_the_model(self, batch):
+        model = self.model()
+        images, labels = noise_images(9), batch[1]
+        mixed, targets = self.mixer().bind(model)(images, labels)
+        expected, rows = self.mixer()(images, labels, model)
+        assert torch.equal(mixed, expected)
+        assert torch.equal(targets, rows)
+        packed, _ = self.mixer().bind(model)((images, labels))
+        assert torch.equal(packed, expected)
+
+    def test_its_switch_gives_what_eval_gives_and_is_its_own(self, batch):
+        images, labels = noise_images(9), batch[1]
+        mixer = self.mixer()
+        bound, other = mixer.bind(self.model()), mixer.bind(self.model())
+        assert bound.mixup_enabled
+        bound.mixup_enabled = False
+        before = mixer.generator.get_state()
+        mixed, targets = bound(images, labels)
+        assert torch.equal(mixed, images)
+        assert torch.equal(targets, F.one_hot(labels, 3).float())
+        assert torch.equal(mixer.generator.get_state(), before)
+        assert mixer.training
+        assert not torch.equal(other(images, labels)[0], images)
+        mixer.eval()
+        assert torch.equal(other(images, labels)[0], images)
+
+    def test_an_error_leaves_the_mixer_in_its_mode(self):
+        mixer = self.mixer()
+        bound = mixer.bind(self.model())
+        bound.mixup_enabled = False
+        with pytest.raises(TypeError, match="`labels`"):
+            bound(noise_images(9), None)
+        assert mixer.training
+
+    @pytest.mark.parametrize(
+        "copied", [copy.deepcopy, lambda bound: pickle.loads(pickle.dumps(bound))]
+    )
+    def test_copies_go_on_alike_with_a_model_of_their_own(self, copied, batch):
+        images, labels = noise_images(9), batch[1]
+        bound = self.mixer().bind(self.model())
+        bound.mixup_enabled = False
+        other = copied(bound)
+        assert other.mixup_enabled is False
+        bound.mixup_enabled = other.mixup_enabled = True
+        assert torch.equal(bound(images, labels)[0], other(images, labels)[0])
+        assert other.model is not bound.model
+
+    def test_it_follows_the_model_and_registers_nothing(self):
+        model, holder = self.model(), nn.Module()
+        mixer = self.mixer()
+        holder.mixup_fn = mixer.bind(model)
+        assert holder.mixup_fn.model is model
+        assert list(holder.modules()) == [holder]
+        assert list(mixer.modules()) == [mixer]
+        assert "mixup_enabled=True" in repr(holder.mixup_fn)
+
+    def test_a_model_that_is_needed_and_missing_is_refused_at_once(self):
+        with pytest.raises(ValueError, match="Expected `model` for InputGradient"):
+            self.mixer().bind()
+        with pytest.raises(TypeError, match=r"Expected `model` to be a torch\.nn\.Module"):
+            self.mixer(saliency="fine_grained").bind("resnet18")
+        self.mixer(saliency="fine_grained").bind()
