@@ -15,6 +15,8 @@ from spmix_aug.saliency.base import (
 )
 
 HALF_WIDTHS = (12, 24, 48, 28, 56, 112)
+# Images whose temporaries take little memory, and stay in the cache of a CPU.
+AT_ONCE = 8
 
 
 class FineGrained(CoarseSaliency):
@@ -48,7 +50,7 @@ class FineGrained(CoarseSaliency):
         half_widths = [max(1, round(scale * half_width)) for half_width in HALF_WIDTHS]
         if scale < 1:
             levels = round_levels(F.interpolate(levels, small, mode="bilinear", antialias=True))
-        maps = fine_grained(levels, half_widths)
+        maps = torch.cat([fine_grained(part, half_widths) for part in torch.split(levels, AT_ONCE)])
         return torch.where(flat, 0.0, maps).squeeze(1)
 
     def __repr__(self) -> str:
@@ -62,29 +64,45 @@ def fine_grained(levels: Tensor, half_widths: list[int]) -> Tensor:
         levels = round_levels(blur(levels, (0.25, 0.5, 0.25), border))
     # Sums of whole numbers around zero are exact in float32, or nearly so in large images.
     levels = levels - levels.mean(dim=(2, 3), keepdim=True).round()
+    # Clamped indices into the integral image, as slices of one that goes on at its border.
+    reach = max(half_widths)
     integral = F.pad(levels.cumsum(2).cumsum(3), (1, 0, 1, 0))
-    on, off = torch.zeros_like(levels), torch.zeros_like(levels)
+    integral = F.pad(integral, (0, 0, reach, reach), mode="replicate")
+    on, both = torch.zeros_like(levels), torch.zeros_like(levels)
     for half_width in half_widths:
-        contrast = levels - _surround_mean(levels, integral, half_width)
-        on += contrast.clamp(min=0).floor()
-        off += (-contrast).clamp(min=0).floor()
-    return scale_to_one(scale_to_one(on) + scale_to_one(off))
+        contrast = _surround_contrast(levels, integral, half_width, reach)
+        contrast.trunc_()  # whole levels, on where positive, off where negative
+        both += contrast
+        on += contrast.clamp_(min=0)
+    return scale_to_one(scale_to_one(on) + scale_to_one(on - both))
 
 
-def _surround_mean(levels: Tensor, integral: Tensor, half_width: int) -> Tensor:
-    """Mean of the square around each pixel without the pixel itself, cut at the border.
+def _surround_contrast(levels: Tensor, integral: Tensor, half_width: int, reach: int) -> Tensor:
+    """Level of each pixel above the mean of the square around it, without the pixel itself.
 
-    It is the pixel's own value where nothing else is left of the square. The square reaches one
-    pixel further down and right than up and left, as OpenCV's does.
+    The square is cut at the border, and where nothing else is left of it there is no contrast. It
+    reaches one pixel further down and right than up and left, as OpenCV's does.
+
+    Args:
+        levels: `(B,1,h,w)`.
+        integral: `(B,1,h+1,w+1)`, its first and last row repeated `reach` times.
+        half_width: of the square, at most `reach`.
+        reach: see `integral`.
     """
-    (top, bottom), (left, right) = (
-        (
-            (place - half_width + 1).clamp(min=0),
-            (place + half_width + 1).clamp(max=len(place)),
-        )
+    strips = _window_difference(integral, 2, half_width, reach)
+    strips = F.pad(strips, (reach, reach, 0, 0), mode="replicate")
+    total = _window_difference(strips, 3, half_width, reach)
+    rows, columns = (
+        (place + half_width + 1).clamp(max=len(place)) - (place - half_width + 1).clamp(min=0)
         for place in (torch.arange(side, device=levels.device) for side in levels.shape[2:])
     )
-    strips = integral[:, :, bottom] - integral[:, :, top]
-    total = strips[:, :, :, right] - strips[:, :, :, left]
-    pixels = (bottom - top).unsqueeze(1) * (right - left)
-    return torch.where(pixels > 1, (total - levels) / (pixels - 1), levels)
+    pixels = rows.unsqueeze(1) * columns
+    # level - (total - level) / (pixels - 1), rounded once
+    return (levels * pixels).sub_(total).div_((pixels - 1).clamp(min=1))
+
+
+def _window_difference(integral: Tensor, dim: int, half_width: int, reach: int) -> Tensor:
+    """Subtract what lies before each place's window from what lies up to its end."""
+    places = integral.shape[dim] - 2 * reach - 1
+    end = integral.narrow(dim, reach + half_width + 1, places)
+    return end - integral.narrow(dim, reach - half_width + 1, places)
