@@ -24,14 +24,16 @@ class MixPlan:
     """What is mixed with what, and how strongly; nothing is random once a plan exists.
 
     Attributes:
-        partner: `(B,)` int64, whose background each sample gets; itself where it passes through.
+        partner: `(B,)` int64, 0 to B-1, whose background each sample gets; itself where it passes
+            through.
         ratios: `(B,gh,gw)`, weight of the own image in each patch, in [0, 1]; 1 where a sample
             passes through.
         targets: `(B,K)`, the class distribution of each mixed sample.
         patch_size: P, in pixels.
         image_size: `(H,W)`, in pixels.
         saliency: the maps that guided the ratios, for plots, at the resolution at which they were
-            computed, `(B,H,W)` or coarser; None where none were needed, because nothing is mixed.
+            computed, `(B,H,W)` or coarser (calling the provider gives them in the images' size);
+            None where none were needed, because nothing is mixed.
     """
 
     partner: Tensor
@@ -53,8 +55,8 @@ class MixPlan:
             inplace: write the result into `images`.
 
         Returns:
-            `(B,C,H,W)` in the dtype and memory format of `images`, differentiable in them
-            unless `inplace`.
+            `(B,C,H,W)` in the dtype and memory format of `images`, differentiable in them (in
+            reverse mode) unless `inplace`.
 
         Raises:
             TypeError: if `images` is no tensor of an accepted dtype.
@@ -63,9 +65,10 @@ class MixPlan:
         _checks.images_fit_plan(images, self.partner, self.image_size)
         if _checks.flag("inplace", inplace):
             _checks.writable(images)
-        with_gradients = torch.is_grad_enabled() and images.requires_grad and not inplace
-        large = images[:1].numel() >= LARGE
-        if images.device.type == "cpu" and large and not (with_gradients or is_compiling()):
+        differentiable = images.requires_grad or self.ratios.requires_grad
+        with_gradients = torch.is_grad_enabled() and differentiable and not inplace
+        plain = type(images) is Tensor and images.device.type == "cpu" and not is_compiling()
+        if plain and not with_gradients and images[:1].numel() >= LARGE:
             return self._blend_one_by_one(images, inplace)
         ratios = expand_to_pixels(self.ratios, self.patch_size, self.image_size).unsqueeze(1)
         mixed = _blend(images, images[self.partner], ratios)  # (B,C,H,W)
@@ -85,11 +88,11 @@ class MixPlan:
         exact = (self.ratios == 1).flatten(1)
         passes, selects = exact.all(dim=1).tolist(), exact.any(dim=1).tolist()
         partners = self.partner.tolist()
-        kept: dict[int, Tensor] = {}
+        kept: dict[int, Tensor] = {}  # what the open circle of partners still needs
         for sample, needed_later in _in_place_order(partners):
             own = images[sample]
             if inplace and needed_later:
-                kept[sample] = own.clone()
+                kept = {sample: own.clone()}
             if passes[sample]:
                 mixed[sample] = own
                 continue

@@ -277,8 +277,10 @@ class SaliencyPatchMix(nn.Module):
         provider = self.saliency
         if getattr(provider, "needs_model", None) is False:
             images = self._unit_range(images)
-        overridden = type(provider).__call__ is not CoarseSaliency.__call__
-        if isinstance(provider, CoarseSaliency) and not overridden:
+        if (
+            isinstance(provider, CoarseSaliency)
+            and type(provider).__call__ is CoarseSaliency.__call__  # not overridden
+        ):
             return provider.coarse_maps(images, labels, model)
         return _checks.saliency_maps(provider(images, labels, model), images)
 
@@ -349,7 +351,7 @@ class BoundMix:
     def __call__(self, images: Any, targets: Tensor | None = None) -> Any:
         """Mix a batch, see `SaliencyPatchMix.forward`."""
         training = self.mixer.training
-        self.mixer.training = training and self.mixup_enabled
+        self.mixer.training = training and _checks.flag("mixup_enabled", self.mixup_enabled)
         try:
             return self.mixer(images, targets, self.model)
         finally:

@@ -154,6 +154,26 @@ def test_mixing_in_place_gives_the_same_whoever_is_whose_partner(batch, size, se
     torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-6)
 
 
+def test_gradients_reach_ratios_and_large_images_alike():
+    ratios = torch.full((2, 2, 2), 0.5, requires_grad=True)
+    plan = make_plan(2, (112, 112), 56, ratios=ratios, partner=torch.tensor([1, 0]))
+    images = torch.rand(2, 3, 112, 112, requires_grad=True)
+    plan.images(images.detach()).sum().backward()
+    difference = (images - images.flip(0)).detach()
+    expected = difference.sum(1).unflatten(2, (2, 56)).unflatten(1, (2, 56)).sum((2, 4))
+    torch.testing.assert_close(ratios.grad, expected, rtol=1e-3, atol=1e-2)
+    plan.images(images).sum().backward()
+    torch.testing.assert_close(images.grad, torch.ones_like(images))
+
+
+def test_circles_of_partners_in_place_keep_one_image_at_a_time():
+    images = torch.rand(8, 3, 112, 112)
+    partner = torch.tensor([1, 0, 3, 2, 5, 6, 7, 4])
+    plan = make_plan(8, (112, 112), 56, ratios=torch.full((8, 2, 2), 0.25), partner=partner)
+    expected = torch.lerp(images[partner], images, 0.25)
+    torch.testing.assert_close(plan.images(images, inplace=True), expected)
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.uint8])
 def test_large_images_agree_with_a_slow_loop_and_select_what_has_ratio_1(dtype, inplace):

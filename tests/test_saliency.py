@@ -816,7 +816,7 @@ def test_providers_refuse_what_is_no_batch_of_images(name, images, error, messag
 
 
 def test_settings_that_would_fill_the_memory_are_refused():
-    with pytest.raises(ValueError, match="`size` to be at most 4096"):
+    with pytest.raises(ValueError, match="`size` to be at most 1024"):
         SpectralResidual(size=2**31)
     with pytest.raises(ValueError, match=r"`sigma` to be in \[0, 1000\]"):
         InputGradient(sigma=1e308)

@@ -57,7 +57,7 @@ class CoarseSaliency:
     def coarse_maps(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
-        """Compute maps `(B,h,w)` that cover the `images (B,C,H,W)`."""
+        """Compute maps `(B,h,w)` that cover the `images (B,C,H,W)`, of which there are some."""
         raise NotImplementedError
 
     def __call__(
@@ -65,9 +65,11 @@ class CoarseSaliency:
     ) -> Tensor:
         """Compute maps `(B,H,W)` of `images (B,C,H,W)` in [0, 1] or uint8."""
         _checks.images(images)
-        maps, size = self.coarse_maps(images, labels, model), images.shape[2:]
-        if len(maps) == 0:
-            return maps.new_zeros(0, *size)
+        _checks.images(images)
+        size = images.shape[2:]
+        if len(images) == 0:
+            return images.new_zeros(0, *size, dtype=torch.float32)
+        maps = self.coarse_maps(images, labels, model)
         if maps.shape[1:] == size:
             return maps
         return F.interpolate(maps.unsqueeze(1), size, mode="bilinear").squeeze(1)

@@ -62,8 +62,6 @@ class BorderContrast(CoarseSaliency):
         size = (images.shape[2], images.shape[3])
         scale = min(1.0, WORKING_SIDE / min(size))
         small = [round(scale * side) for side in size]
-        if len(images) == 0:
-            return images.new_zeros(0, *small)
         with full_precision(images.device):
             if scale < 1:
                 images = F.interpolate(images, small, mode="bilinear", antialias=True)

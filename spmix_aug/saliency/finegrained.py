@@ -44,8 +44,6 @@ class FineGrained(CoarseSaliency):
         size = (levels.shape[2], levels.shape[3])
         scale = 1.0 if self.size is None else min(1.0, self.size / min(size))
         small = [round(scale * side) for side in size]
-        if len(levels) == 0:
-            return levels.new_zeros(0, *small)
         flat = is_flat(levels)
         half_widths = [max(1, round(scale * half_width)) for half_width in HALF_WIDTHS]
         if scale < 1:

@@ -29,21 +29,19 @@ class SpectralResidual(CoarseSaliency):
     amplitudes.
 
     Args:
-        size: side, in pixels, of the square the image is brought to first, 8 to 4096.
+        size: side, in pixels, of the square the image is brought to first, 8 to 1024.
     """
 
     needs_model = False
 
     def __init__(self, size: int = 64) -> None:
-        self.size = _checks.integer("size", size, low=8, high=4096)
+        self.size = _checks.integer("size", size, low=8, high=1024)
 
     def coarse_maps(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
         """Compute maps `(B,size,size)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
         levels = grey_levels(images)  # (B,1,H,W)
-        if len(levels) == 0:
-            return levels.new_zeros(0, self.size, self.size)
         small = F.interpolate(levels, (self.size, self.size), mode="bilinear")
         maps = spectral_residual(round_levels(small))
         return torch.where(is_flat(levels), 0.0, maps).squeeze(1)
