@@ -381,8 +381,7 @@ def measure_view(
         if name in saliency:
             kept[name] = scores_of(saliency[name], view, labels)
         elif name == "true masks":
-            masks = view.masks.float()
-            kept[name] = {a: patch_scores(masks, SIDE // a, (SIDE, SIDE)) for a in PATCHES_A_SIDE}
+            kept[name] = {a: scores_in(view.masks.float(), a) for a in PATCHES_A_SIDE}
         else:
             source, order = yardsticks[name]
             kept[name] = {a: scores[order] for a, scores in kept[source].items()}
@@ -402,8 +401,13 @@ def scores_of(maps: Maps, view: View, labels: Tensor) -> dict[int, Tensor]:
     for images, classes in zip(view.images.split(BATCH), labels.split(BATCH), strict=True):
         found = maps(images.float() / 255, classes)
         for a, parts in scores.items():
-            parts.append(patch_scores(found, SIDE // a, (SIDE, SIDE)))
+            parts.append(scores_in(found, a))
     return {a: torch.cat(parts) for a, parts in scores.items()}
+
+
+def scores_in(maps: Tensor, patches_a_side: int) -> Tensor:
+    """Average `maps (N,H,W)` over patches, of which the shorter side has so many."""
+    return patch_scores(maps, SIDE // patches_a_side, (maps.shape[1], maps.shape[2]))
 
 
 # -------------------------------------------------------------------------------------- report
