@@ -29,7 +29,7 @@ MODEL_BASED = "-k not fine and not spectral and not border and not opencv and no
 TESTS = {
     "patches": ("patches", "transform"),
     "pairing": ("pairing", "transform"),
-    "plan": ("plan",),
+    "plan": ("plan", "-k not compil"),  # compiling takes longer than all the rest
     "targets": ("targets", "transform"),
     "sampler": ("sampler",),
     "saliency/base": ("saliency", "border", MODEL_FREE),

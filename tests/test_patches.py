@@ -40,6 +40,15 @@ def test_coarse_maps_stand_for_their_interpolation(batch, coarse, size, patch_si
     assert scores.shape == (batch, *patches.patch_grid(size, patch_size))
 
 
+def test_coarse_maps_are_scored_in_full_precision_wherever_tensors_are_made_by_default():
+    maps = random_maps(2, (8, 8), 0).float()
+    expected = patches.patch_scores(maps, 4, (30, 50))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(patches.patch_scores(maps, 4, (30, 50)), expected)
+    with torch.device("meta"):
+        assert torch.equal(patches.patch_scores(maps, 4, (30, 50)), expected)
+
+
 @given(
     st.sampled_from([0, 1, 2, 5]),
     sizes,
