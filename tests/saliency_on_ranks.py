@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 tests/saliency_on_ranks.py
 Prints what differs, or "clean" on each rank.
 """
 
+import os
 import warnings
 
 import torch
@@ -77,7 +78,9 @@ def partners_of_a_worker():
     torch.manual_seed(3)
     mixer = SaliencyPatchMix(num_classes=4, p=1.0, pairing="any", patch_size=8)
     collate = SaliencyPatchMixCollate(mixer)
-    loader = DataLoader(Indices(), 64, collate_fn=collate, num_workers=1)
+    loader = DataLoader(  # spawned: a fork of a process with gloo's threads may hang
+        Indices(), 64, collate_fn=collate, num_workers=1, multiprocessing_context="spawn"
+    )
     images, _ = next(iter(loader))
     return images[:, 0, 0, 0]
 
@@ -103,4 +106,4 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     print("\n".join(differences()) or "clean", flush=True)
     dist.barrier()  # a rank that leaves early may hang the other
-    dist.destroy_process_group()
+    os._exit(0)  # without waiting for gloo's threads, which now and then never end

@@ -157,6 +157,6 @@ def test_a_model_that_raises_now_and_then_leaves_no_memory_behind(saliency):
         if call % 10 == 0:
             memory.append(resident())
     assert (model.calls, raised) == (1000, 100)
-    assert len(set(tensors)) == 1
+    assert max(tensors[1:]) <= tensors[0]
     print(saliency, tensors[0], f"{growth(memory) / MIB:.2f}")
     assert growth(memory) < LEAK
