@@ -859,6 +859,9 @@ def test_the_small_tools_of_model_free_saliency():
     levels = grey_levels(images)
     torch.testing.assert_close(levels, 255 * luma, rtol=0, atol=0.501)
     assert torch.equal(levels, levels.round())
+    four = torch.rand(2, 4, 5, 6)
+    expected = 255 * four.mean(1, keepdim=True)
+    torch.testing.assert_close(grey_levels(four), expected, rtol=0, atol=0.501)
     for scale in (1, 0.5, 0.25):  # of 8-bit colours, whose grey levels tie
         colours = scale * torch.randint(256, (1, 3, 64, 64)).double() / 255
         low, high = (grey_levels(colours * (1 + noise)) for noise in (-1e-7, 1e-7))
