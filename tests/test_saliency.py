@@ -23,6 +23,7 @@ from spmix_aug.saliency import (
 )
 from spmix_aug.saliency.base import (
     finite_images,
+    gaussian_weights,
     grey_levels,
     is_flat,
     round_levels,
@@ -862,6 +863,11 @@ def test_the_small_tools_of_model_free_saliency():
     four = torch.rand(2, 4, 5, 6)
     expected = 255 * four.mean(1, keepdim=True)
     torch.testing.assert_close(grey_levels(four), expected, rtol=0, atol=0.501)
+    odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30, -1e30]).view(1, 1, 1, 5)
+    assert grey_levels(odd).flatten().tolist() == [0, 0, 0, 255e4, -255e4]
+    assert finite_images(odd).flatten().tolist() == [0, 0, 0, 1e4, -1e4]
+    expected = [0.15574, 0.68851, 0.15574]  # in the ratio of 1 to exp(-0.5 / 0.58 ** 2)
+    assert gaussian_weights(3, 0.58) == pytest.approx(expected, abs=1e-5)
     for scale in (1, 0.5, 0.25):  # of 8-bit colours, whose grey levels tie
         colours = scale * torch.randint(256, (1, 3, 64, 64)).double() / 255
         low, high = (grey_levels(colours * (1 + noise)) for noise in (-1e-7, 1e-7))

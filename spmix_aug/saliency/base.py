@@ -57,7 +57,7 @@ class CoarseSaliency:
     def coarse_maps(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
-        """Compute maps `(B,h,w)` that cover the `images (B,C,H,W)`, of which there are some."""
+        """Compute maps `(B,h,w)` that cover the `images (B,C,H,W)`, checked and at least one."""
         raise NotImplementedError
 
     def __call__(
@@ -65,9 +65,8 @@ class CoarseSaliency:
     ) -> Tensor:
         """Compute maps `(B,H,W)` of `images (B,C,H,W)` in [0, 1] or uint8."""
         _checks.images(images)
-        _checks.images(images)
         size = images.shape[2:]
-        if len(images) == 0:
+        if len(images) == 0:  # which a Fourier transform refuses
             return images.new_zeros(0, *size, dtype=torch.float32)
         maps = self.coarse_maps(images, labels, model)
         if maps.shape[1:] == size:
@@ -82,7 +81,7 @@ def finite_images(images: Tensor) -> Tensor:
     sums over an image stay finite.
     """
     if images.dtype == torch.uint8:
-        images = images.float() / 255
+        images = images.float() / 255  # not in the default dtype
     return images.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(-1e4, 1e4)
 
 
@@ -96,7 +95,6 @@ def grey_levels(images: Tensor) -> Tensor:
     Returns:
         `(B,1,H,W)` float32, always finite: 0 where a pixel is not.
     """
-    _checks.images(images)
     white = 1 if images.dtype == torch.uint8 else 255
     channels = images.unbind(1)
     weights = LUMA if len(channels) == 3 else [1 / len(channels)] * len(channels)
