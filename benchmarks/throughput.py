@@ -16,12 +16,12 @@ from typing import Any
 
 from benchmarks import throughput_parts as parts
 from benchmarks.lesion_focus import commit
-from benchmarks.throughput_report import chart, fit_growth, table
+from benchmarks.throughput_report import FIXED_COST_SIZE, chart, fit_growth, table
 from examples.isic2018.files import write_text, write_whole
 
 SIZES = ("64x224", "2x32", "16x224", "64x64", "256x224", "64x512")  # the first is the targets'
 ON_BATCHES = ("mix", "saliency", "tokens", "collate")
-PARTS = (*ON_BATCHES, "models", "memory", "growth", "compiled", "formats", "sampler")
+PARTS = (*ON_BATCHES, "models", "memory", "stages", "growth", "compiled", "formats", "sampler")
 GROWTH = {
     "batch": [(size, 64) for size in (16, 32, 64, 128, 256, 512, 1024)],
     "pixels": [(16, side) for side in (32, 64, 128, 256, 512)],
@@ -110,6 +110,19 @@ def measure(options: argparse.Namespace) -> None:
                 device=device,
             )
         note("peak_extra_bytes", peaks)
+    if "stages" in options.only:
+        found = {}
+        for text in dict.fromkeys((options.sizes[0], FIXED_COST_SIZE)):
+            size, side = batch_size(text)
+            found[text] = parts.in_child(
+                parts.stages,
+                "no page faults",
+                size=size,
+                side=side,
+                rounds=rounds_at(size, side, rounds),
+                device=device,
+            )
+        note("stages", found)
     if "growth" in options.only:
         grown = {}
         for along, sizes in GROWTH.items():

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.peers import (
     ENTRIES,
@@ -35,6 +36,8 @@ from benchmarks.peers import (
     new_tokens,
 )
 from spmix_aug import MixPlan, TailHeadPairSampler
+from spmix_aug.saliency.base import grey_levels, is_flat, round_levels
+from spmix_aug.saliency.spectral import spectral_residual
 
 # With glibc's own thresholds, each tensor above 32 MiB is mapped anew, and faulted in page by page.
 NO_FAULTS = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184"
@@ -226,6 +229,34 @@ def growth(sizes: list[tuple[int, int]], rounds: int, device: str) -> dict[str, 
             functools.partial(mix, batch.images, batch.labels),
         )
     return interleave(works, rounds, device)
+
+
+def stages(size: int, side: int, rounds: int, device: str) -> dict[str, list[float]]:
+    """Time what our mixer with spectral residual does, and the least that each part of it takes."""
+    seed()
+    batch = Batch(size, side, device)
+    images, mix = batch.images, new_mixer()
+    plan, pixels = new_plan(batch), mix.saliency.size
+    levels = grey_levels(images)
+
+    def shrink() -> Tensor:
+        return round_levels(functional.interpolate(levels, (pixels, pixels), mode="bilinear"))
+
+    small, buffer = shrink(), torch.empty_like(images)
+    calls: dict[str, Call] = {
+        "the whole call": lambda: mix(images, batch.labels),
+        "plan": lambda: mix.plan(images, batch.labels),
+        "plan, saliency": lambda: mix.saliency.coarse_maps(images),
+        "plan, saliency, grey levels": lambda: grey_levels(images),
+        "plan, saliency, shrinking": shrink,
+        "plan, saliency, flat images": lambda: is_flat(levels),
+        "plan, saliency, residual": lambda: spectral_residual(small),
+        "blend": lambda: plan.images(images),
+        "floor: read images (`sum`)": images.sum,
+        "floor: `fft2` and `ifft2`": lambda: torch.fft.ifft2(torch.fft.fft2(small)),
+        "floor: `lerp` into a buffer": lambda: torch.lerp(batch.given, images, 0.5, out=buffer),
+    }
+    return interleave({name: (batch.restore, call) for name, call in calls.items()}, rounds, device)
 
 
 def formats(size: int, side: int, rounds: int, device: str) -> dict[str, Any]:

@@ -296,6 +296,20 @@ def by_time(names: Sequence[str], found: Mapping[str, Any]) -> list[str]:
     return sorted(names, key=lambda name: quartiles(ms[name])[1])
 
 
+def stages_table(stages: Mapping[str, Any]) -> list[str]:
+    """List where the time of a call goes, as milliseconds and as its share."""
+    body = []
+    for name in next(iter(stages.values())):
+        cells = [name]
+        for ms in stages.values():
+            share = ratio(ms[name], ms["the whole call"])[1]
+            cells += [spread(quartiles(ms[name])), f"{100 * share:.0f} %"]
+        body.append(cells)
+    head = ["what", *(f"{size}: {name}" for size in stages for name in ("ms", "of the call"))]
+    title = f"Where the time of the mixer with spectral residual goes, {ALLOCATORS[0]}"
+    return section(title, rows(head, body))
+
+
 def growth_table(grown: Mapping[str, Any]) -> list[str]:
     """List the fitted exponents and fixed costs."""
     body = []
@@ -355,6 +369,7 @@ def sampler_text(found: Mapping[str, Any]) -> list[str]:
 
 
 REST = {
+    "stages": stages_table,
     "growth": growth_table,
     "compiled": compiled_table,
     "formats": formats_table,

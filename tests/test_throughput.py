@@ -65,6 +65,8 @@ def test_results_are_finite_and_positive_and_were_checked(committed):
         low, high = found["exponent_quartiles"]
         assert 0.5 <= low <= high <= 1.5
         assert found["fixed_ms"] >= 0
+    for ms in committed["stages"].values():
+        assert_times(ms)
     for part in ("compiled", "formats"):
         for allocator in ALLOCATORS:
             assert_times(committed[part][allocator]["ms"])
@@ -186,3 +188,11 @@ def test_memory_sampler_and_growth_are_measured():
     times = throughput_parts.growth([(2, 16), (2, 32)], rounds=2, device="cpu")
     assert_times(times, rounds=2)
     assert set(times) == {"2x16", "2x32"}
+    assert_times(throughput_parts.stages(size=2, side=32, rounds=2, device="cpu"), rounds=2)
+
+
+def test_stages_are_shares_of_the_call_in_the_same_rounds():
+    ms = {"the whole call": [10.0, 100.0, 20.0], "blend": [4.0, 40.0, 8.0]}
+    text = "\n".join(throughput_report.stages_table({"64x224": ms}))
+    assert "| the whole call | 20 (15 to 60) | 100 % |" in text
+    assert "| blend | 8 (6 to 24) | 40 % |" in text

@@ -53,14 +53,14 @@ class SpectralResidual(CoarseSaliency):
 def spectral_residual(levels: Tensor) -> Tensor:
     """Compute the spectral residual maps of grey `levels (B,1,h,w)`: the same shape, in [0, 1]."""
     spectrum = torch.fft.fft2(levels)
-    log_amplitude = torch.log(magnitude(spectrum) + AMPLITUDE_FLOOR)
+    log_amplitude = magnitude(spectrum).add_(AMPLITUDE_FLOOR).log_()
     # exp(log amplitude - mean) with the old phase is the spectrum itself times exp(-mean). So the
     # floor is in the mean alone, and a frequency that is absent stays absent.
     mean = blur(log_amplitude, (1 / 3, 1 / 3, 1 / 3), "reflect")
-    energy = magnitude(torch.fft.ifft2(spectrum * torch.exp(-mean)))
+    energy = magnitude(torch.fft.ifft2(spectrum.mul_(mean.neg_().exp_())))
     return scale_to_one(blur(energy, SMOOTHING, "reflect").square())
 
 
 def magnitude(values: Tensor) -> Tensor:
     """Magnitude of complex `values`; `abs` guards against overflow and takes three times longer."""
-    return (values.real.square() + values.imag.square()).sqrt()
+    return values.real.square().add_(values.imag.square()).sqrt_()
