@@ -100,10 +100,12 @@ class MixPlan:
             ratios = expand_to_pixels(
                 self.ratios[sample].unsqueeze(0), self.patch_size, self.image_size
             )  # (1,H,W)
-            if selects[sample] or own.dtype not in EXACT:
+            if selects[sample]:
                 mixed[sample] = _blend(own, other, ratios)
-            else:
+            elif own.dtype in EXACT:
                 torch.lerp(other, own, ratios.to(own.dtype), out=mixed[sample])
+            else:
+                mixed[sample] = _weigh(own, other, ratios)
         return mixed
 
     def tokens(
@@ -272,10 +274,12 @@ def _in_place_order(partners: list[int]) -> Iterator[tuple[int, bool]]:
 
 def _blend(own: Tensor, partner: Tensor, ratios: Tensor) -> Tensor:
     """Blend what is a sample's own with its partner's; where the ratio is 1, select the own."""
+    return torch.where(ratios == 1, own, _weigh(own, partner, ratios))
+
+
+def _weigh(own: Tensor, partner: Tensor, ratios: Tensor) -> Tensor:
+    """Weigh what is a sample's own and its partner's, in the dtype of both."""
     if own.dtype in EXACT:
-        blend = torch.lerp(partner, own, ratios.to(own.dtype))
-    else:
-        blend = torch.lerp(partner.float(), own.float(), ratios.float())
-    if not own.is_floating_point():
-        blend = blend.round()
-    return torch.where(ratios == 1, own, blend.to(own.dtype))
+        return torch.lerp(partner, own, ratios.to(own.dtype))
+    blend = torch.lerp(partner.float(), own.float(), ratios.float())
+    return (blend if own.is_floating_point() else blend.round()).to(own.dtype)

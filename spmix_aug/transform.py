@@ -275,13 +275,16 @@ class SaliencyPatchMix(nn.Module):
     def _saliency_maps(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         """Ask the provider for maps `(B,H,W)`, or for coarser ones where it has them."""
         provider = self.saliency
-        if getattr(provider, "needs_model", None) is False:
-            images = self._unit_range(images)
-        if (
+        coarse = (
             isinstance(provider, CoarseSaliency)
             and type(provider).__call__ is CoarseSaliency.__call__  # not overridden
-        ):
-            return provider.coarse_maps(images, labels, model)
+        )
+        # Our own take any dtype, and convert no more of the images than they need.
+        if getattr(provider, "needs_model", None) is False and not (coarse and self.mean is None):
+            images = self._unit_range(images)
+        if coarse:
+            maps: Tensor = provider.coarse_maps(images, labels, model)
+            return maps
         return _checks.saliency_maps(provider(images, labels, model), images)
 
     def _unit_range(self, images: Tensor) -> Tensor:
