@@ -7,7 +7,6 @@ its images. Images of the test split are never read. benchmarks/README.md says w
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from examples.isic2018.data import (
     read_records,
 )
 from examples.isic2018.files import write_json, write_text
+from examples.isic2018.origin import commit
 from examples.isic2018.pictures import save
 from examples.isic2018.train import load_model, split
 from examples.isic2018.views import MEAN, STD
@@ -490,14 +490,6 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path, shown: Sequence[str]) ->
         fontsize=10,
     )
     save(figure, path)
-
-
-def commit() -> str:
-    """Name the commit that is measured, with a + when files differ from it."""
-    here = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=7"]
-    found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def compare_border_variants(views: Mapping[str, View], labels: Tensor) -> str:

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.lesion_focus import commit
 from examples.isic2018.files import write_json, write_text
 from examples.isic2018.mixing import Mixed, ViewMixer, join
+from examples.isic2018.origin import commit
 from examples.isic2018.phantom import draw_phantom
 from examples.isic2018.settings import parse
 from examples.isic2018.train import Trainer

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from benchmarks.lesion_focus import commit
 from examples.isic2018.files import write_json, write_text
 from examples.isic2018.model import small_cnn
+from examples.isic2018.origin import commit
 from spmix_aug.saliency import (
     BorderContrast,
     FineGrained,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from examples import quickstart
-from examples.isic2018 import checkpoints, files, report, train
+from examples.isic2018 import checkpoints, files, origin, report, train
 from examples.isic2018 import model as model_module
 from examples.isic2018.data import CLASSES, DataError, read_records
 from examples.isic2018.model import build_model
@@ -67,9 +68,10 @@ def test_a_run_leaves_settings_metrics_predictions_and_checkpoint(settings, tmp_
         "metrics.jsonl",
         "predictions.csv",
         "class_counts.json",
+        "origin.json",
         *(path.name for path in (tmp_path / "run").glob("checkpoint-0000[23]-*.pt")),
     }
-    assert len(names) == 6
+    assert len(names) == 7
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -334,6 +336,52 @@ def test_a_broken_image_loses_nothing_that_was_saved(settings, tmp_path, phantom
     with pytest.raises(ValueError, match=r"broken\.jpg: cannot be read as an image"):
         run.run()
     assert len(checkpoints.load(checkpoint_of(settings))["history"]) == 1
+
+
+class TestOrigin:
+    """A run tells by what it was made."""
+
+    def test_every_start_by_other_code_is_told(self, settings, monkeypatch):
+        def start(epochs, commit):
+            saved, _ = checkpoints.find(Path(settings.out))
+            if saved is not None:  # as if the run had been stopped, not planned shorter
+                state = checkpoints.load(saved)
+                state["settings"]["epochs"] = epochs
+                checkpoints.save(Path(settings.out), len(state["history"]), state)
+            monkeypatch.setattr(train, "commit", lambda: commit)
+            train.Trainer(replace(settings, epochs=epochs)).run()
+            return json.loads((Path(settings.out) / "origin.json").read_text())
+
+        (only,) = start(1, "a")
+        assert only["commit"] == "a"
+        assert (only["torch"], only["device"], only["ranks"]) == (torch.__version__, "cpu", 1)
+        assert [entry["commit"] for entry in start(2, "a")] == ["a"]
+        assert [entry["commit"] for entry in start(3, "b")] == ["a", "b"]
+        (Path(settings.out) / "origin.json").unlink()
+        assert [entry["commit"] for entry in start(4, "c")] == ["unknown", "c"]
+
+    @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+    def test_the_commit_is_that_of_this_code_or_unknown(self, tmp_path, monkeypatch):
+        def git(*arguments):
+            command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+            return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+
+        code = tmp_path / "origin.py"
+        code.write_text("")
+        monkeypatch.setattr(origin, "__file__", str(code))
+        monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+        assert origin.commit() == "unknown"  # no repository
+        git("init", "-q")
+        git("commit", "-q", "--allow-empty", "-m", "of something else")
+        assert origin.commit() == "unknown"
+        git("add", ".")
+        git("commit", "-q", "-m", "ours")
+        head = git("rev-parse", "--short=7", "HEAD").stdout.strip()
+        assert origin.commit() == head
+        code.write_text("changed")
+        assert origin.commit() == f"{head}+"
+        monkeypatch.setenv("PATH", str(tmp_path))  # no git
+        assert origin.commit() == "unknown"
 
 
 class TestReport:

@@ -40,6 +40,7 @@ from .files import remove_leftovers, write_json, write_text
 from .metrics import measure
 from .mixing import ViewMixer, patch_embedding, second_batch
 from .model import build_model
+from .origin import commit, versions
 from .settings import FREE, Settings, parse
 from .views import (
     MEAN,
@@ -311,6 +312,7 @@ class Trainer:
             remove_leftovers(self.out)
             write_json(self.out / "settings.json", asdict(self.settings))
             write_json(self.out / "class_counts.json", self.batches.counts.tolist())
+            self._write_origin()
         for epoch in range(len(self.history), self.settings.epochs):
             started = time.perf_counter()
             loss = self._train_epoch(epoch)
@@ -339,6 +341,17 @@ class Trainer:
                 f"{row['balanced_accuracy']:.3f}, {row['seconds']:.0f} s"
                 + ("" if self.batches.warning is None else f" (beware: {self.batches.warning})")
             )
+
+    def _write_origin(self) -> None:
+        """Write what this run is made by: an entry a start, where it went on by something else."""
+        path = self.out / "origin.json"
+        entries = []
+        if self.history:  # begun earlier, perhaps by code that kept no such file
+            entries = json.loads(path.read_text()) if path.exists() else [{"commit": "unknown"}]
+        hardware = {"device": str(self.device), "ranks": self.ranks.size}
+        entry = {"commit": commit(), **versions(), **hardware}
+        if entry not in entries[-1:]:
+            write_json(path, [*entries, entry])
 
     def _say(self, message: str) -> None:
         if self.ranks.is_first:
