@@ -399,6 +399,7 @@ class TestReport:
         out = tmp_path / "report"
         names = {path.name for path in out.iterdir()}
         assert names == {
+            "report.html",
             "report.md",
             "report.json",
             "recall.png",

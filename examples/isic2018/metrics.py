@@ -1,5 +1,8 @@
-"""What is measured on held-out images, by torchmetrics."""
+"""What is measured on held-out images, by torchmetrics, and how it is written."""
 
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -45,3 +48,48 @@ def measure(probabilities: Tensor, labels: Tensor, class_counts: Tensor) -> dict
         },
         "confusion": confusion.tolist(),
     }
+
+
+def wilson_interval(hits: int, total: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a share, `hits` of `total`; all of [0, 1] of none.
+
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference", Journal
+    of the American Statistical Association 22(158), 209-212.
+    """
+    if total == 0:
+        return 0.0, 1.0
+    share, z2 = hits / total, NormalDist().inv_cdf(0.975) ** 2 / total
+    half = math.sqrt(z2 * share * (1 - share) + z2**2 / 4)
+    low, high = ((share + z2 / 2 + sign * half) / (1 + z2) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
+def recall_intervals(confusion: Sequence[Sequence[int]]) -> dict[str, tuple[float, float]]:
+    """Return the interval of each class's recall, from the confusion matrix `(K,K)`.
+
+    Images count as independent of each other; those of one lesion are not quite.
+    """
+    return {
+        label: wilson_interval(row[index], sum(row))
+        for index, (label, row) in enumerate(zip(CLASSES, confusion, strict=True))
+    }
+
+
+def headline(measured: Mapping[str, Any]) -> dict[str, float | None]:
+    """Choose what a table shows of what `measure` returns, under the names it shows."""
+    return {
+        "balanced accuracy": measured["balanced_accuracy"],
+        "macro F1": measured["macro_f1"],
+        "AUROC": measured["auroc"],
+        **{f"{name}-shot": value for name, value in measured["shots"].items()},
+    }
+
+
+def percent(value: float | None) -> str:
+    """Write a share in percent, or a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def span(low: float, high: float) -> str:
+    """Write an interval in percent."""
+    return f"{percent(low)} to {percent(high)}"

@@ -5,12 +5,14 @@ Example:
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -28,29 +30,72 @@ def save(figure: Figure, path: Path) -> None:
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110))
 
 
-def draw_recall(measured: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw the recall of each class, a bar a run."""
+def errors(
+    means: Sequence[float], intervals: Sequence[tuple[float, float]]
+) -> tuple[list[float], list[float]]:
+    """Turn intervals into the lengths of error bars, in percent."""
+    pairs = list(zip(means, intervals, strict=True))
+    # A bound that is the mean may be rounded past it, and no bar has a negative length.
+    return (
+        [100 * max(0.0, mean - low) for mean, (low, _) in pairs],
+        [100 * max(0.0, high - mean) for mean, (_, high) in pairs],
+    )
+
+
+def bars_of_recall(
+    axes: Axes, found: Mapping[str, tuple[Sequence[float], Sequence[tuple[float, float]]]]
+) -> None:
+    """Draw the recall of each class in percent with its interval, a bar a run."""
+    width = 0.8 / len(found)
+    for place, (name, (means, intervals)) in enumerate(found.items()):
+        axes.bar(
+            [index + (place - (len(found) - 1) / 2) * width for index in range(len(means))],
+            [100 * mean for mean in means],
+            width,
+            yerr=errors(means, intervals),
+            error_kw={"lw": 0.8},
+            label=name,
+        )
+    axes.set_ylabel("recall, %")
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """Name the runs of some axes below the figure, where they hide nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
+
+
+def draw_recall(measured: Mapping[str, Mapping[str, Any]], path: Path) -> str:
+    """Draw the recall of each class with its interval, a bar a run; return it in words."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(measured)
-    for place, (name, values) in enumerate(measured.items()):
-        offsets = [
-            index + (place - (len(measured) - 1) / 2) * width for index in range(len(CLASSES))
-        ]
-        axes.bar(offsets, [values["recall"][label] for label in CLASSES], width, label=name)
+    bars_of_recall(
+        axes,
+        {
+            name: (list(values["recall"].values()), list(values["recall_interval"].values()))
+            for name, values in measured.items()
+        },
+    )
     axes.set_xticks(range(len(CLASSES)), CLASSES)
-    axes.set(ylim=(0, 1), ylabel="recall", title="Recall of each class on the held-out images")
+    axes.set(ylim=(0, 100), title="Recall of each class on the held-out images")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend()
+    legend_below(figure, axes)
     save(figure, path)
+    told = [
+        f"{name}: " + ", ".join(f"{label} {100 * r:.0f}" for label, r in values["recall"].items())
+        for name, values in measured.items()
+    ]
+    return f"Recall of each class in percent, with 95 % intervals. {'; '.join(told)}."
 
 
-def draw_confusion(measured: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw the confusion matrix of each run, rows of true classes as shares of their images."""
-    figure = Figure(figsize=(4.2 * len(measured), 4.2), layout="constrained")
-    for axes, (name, values) in zip(
-        figure.subplots(1, len(measured), squeeze=False)[0], measured.items(), strict=True
-    ):
+def draw_confusion(measured: Mapping[str, Mapping[str, Any]], path: Path) -> str:
+    """Draw the confusion matrix of each run, rows as shares; return the main mistakes in words."""
+    columns = min(3, len(measured))
+    rows = math.ceil(len(measured) / columns)
+    figure = Figure(figsize=(4.2 * columns, 4.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    told = []
+    for axes, (name, values) in zip(grid, measured.items(), strict=False):
         counts = torch.tensor(values["confusion"])
         shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
         axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
@@ -61,22 +106,51 @@ def draw_confusion(measured: Mapping[str, Mapping[str, Any]], path: Path) -> Non
         axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=60)
         axes.set_yticks(range(len(CLASSES)), CLASSES)
         axes.set(title=name, xlabel="predicted", ylabel="true")
+        mistakes = counts - counts.diag().diag()
+        true, named = divmod(int(mistakes.argmax()), len(CLASSES))
+        told.append(
+            f"{name}: {int(counts.trace())} of {int(counts.sum())} images named right"
+            + (
+                f", most mistakes {CLASSES[true]} for {CLASSES[named]} ({mistakes[true, named]})"
+                if mistakes.any()
+                else ""
+            )
+        )
+    for axes in grid[len(measured) :]:
+        axes.set_axis_off()
     save(figure, path)
+    return f"Confusion matrices. {'; '.join(told)}."
 
 
-def draw_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Draw training loss and held-out balanced accuracy by epoch, a line a run."""
+def draw_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> str:
+    """Draw loss and balanced accuracy by epoch, a line a run; return how they go in words."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    panels = {"loss": "training loss", "balanced_accuracy": "balanced accuracy, held out"}
-    for axes, (key, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+    panels = {
+        "training loss": lambda row: row["loss"],
+        "balanced accuracy, held out, %": lambda row: 100 * row["balanced_accuracy"],
+    }
+    for axes, (title, value) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for name, history in histories.items():
+            # A line of one point would not be seen.
             axes.plot(
-                [row["epoch"] + 1 for row in history], [row[key] for row in history], label=name
+                [row["epoch"] + 1 for row in history],
+                [value(row) for row in history],
+                marker="." if len(history) == 1 else "",
+                label=name,
             )
         axes.set(xlabel="epoch", title=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-    axes.legend()
+    legend_below(figure, axes)
     save(figure, path)
+    told = [
+        f"{name}: loss from {history[0]['loss']:.2f} to {history[-1]['loss']:.2f}, balanced "
+        f"accuracy from {100 * history[0]['balanced_accuracy']:.0f} % to "
+        f"{100 * history[-1]['balanced_accuracy']:.0f} %, in {len(history)} "
+        + ("epoch" if len(history) == 1 else "epochs")
+        for name, history in histories.items()
+    ]
+    return f"Training loss and held-out balanced accuracy by epoch. {'; '.join(told)}."
 
 
 def tail_batch(
@@ -114,17 +188,22 @@ def draw_mixes_of(
     *,
     rows: int = 4,
     model: nn.Module | None = None,
-) -> None:
+) -> str:
     """Draw how `mixer` mixes images of the rarest classes with the most frequent one.
 
     Images are normalised as `mixer` expects them, and drawn as they are.
+
+    Returns:
+        The figure in words.
     """
     images, labels, pairs = tail_batch(records, rows, image_size)
     given = images
     if mixer.mean is not None and mixer.std is not None:
         given = v2.functional.normalize(images, mixer.mean.tolist(), mixer.std.tolist())
     plan = mixer.plan(given, labels, model, partner=pairs)
-    save(plot_plan(images, plan, labels, rows, class_names=CLASSES), path)
+    figure = plot_plan(images, plan, labels, rows, class_names=CLASSES)
+    save(figure, path)
+    return str(figure.get_label())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

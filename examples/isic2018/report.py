@@ -5,90 +5,35 @@ Example:
 """
 
 import argparse
-import csv
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from .data import CLASSES
 from .files import write_json, write_text
-from .metrics import measure
+from .metrics import headline, measure, percent, recall_intervals
+from .page import write_page
 from .pictures import draw_confusion, draw_curves, draw_mixes_of, draw_recall
+from .runs import Run, read_run
 from .train import load_model, make_mixer, split
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a finished run left behind."""
-
-    folder: Path
-    settings: dict[str, Any]
-    images: list[str]
-    probabilities: Tensor
-    labels: Tensor
-    counts: Tensor
-    history: list[dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        """Name of the run, that of its folder."""
-        return self.folder.name
-
-
-def read_run(folder: Path) -> Run:
-    """Read the files of a finished run.
-
-    Raises:
-        ValueError: if a file is missing, because the run has not finished.
-    """
-    try:
-        with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-        counts = json.loads((folder / "class_counts.json").read_text(encoding="utf-8"))
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"{error.filename}: {error.strerror}; finish this run first") from error
-    return Run(
-        folder,
-        settings,
-        [row["image"] for row in rows],
-        torch.tensor([[float(row[label]) for label in CLASSES] for row in rows]),
-        torch.tensor([CLASSES.index(row["label"]) for row in rows]),
-        torch.tensor(counts),
-        [json.loads(line) for line in lines],
-    )
 
 
 def as_table(measured: dict[str, dict[str, Any]]) -> str:
     """Write the measurements as a Markdown table, a row a run, in percent."""
-    columns = {
-        "balanced accuracy": lambda m: m["balanced_accuracy"],
-        "macro F1": lambda m: m["macro_f1"],
-        "AUROC": lambda m: m["auroc"],
-        **{
-            f"{shot}-shot": lambda m, shot=shot: m["shots"][shot]
-            for shot in ("many", "medium", "few")
-        },
-        **{label: lambda m, label=label: m["recall"][label] for label in CLASSES},
-    }
+    rows = {name: {**headline(values), **values["recall"]} for name, values in measured.items()}
+    columns = next(iter(rows.values()))
     lines = ["| run | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
-    for name, values in measured.items():
-        numbers = [value(values) for value in columns.values()]
-        cells = ["-" if number is None else f"{100 * number:.1f}" for number in numbers]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for name, row in rows.items():
+        lines.append(f"| {name} | " + " | ".join(percent(value) for value in row.values()) + " |")
     return "\n".join(lines)
 
 
 def write_report(folders: Sequence[Path], out: Path) -> str:
-    """Measure the runs and write `report.md`, `report.json` and the figures to `out`.
+    """Measure the runs and write `report.html`, `.md`, `.json` and the figures to `out`.
 
     Returns:
         The table, in Markdown.
@@ -106,6 +51,8 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
                 "one --hold-out at a time"
             )
     measured = {run.name: measure(run.probabilities, run.labels, run.counts) for run in runs}
+    for values in measured.values():
+        values["recall_interval"] = recall_intervals(values["confusion"])
     steps = {
         "recall.png": lambda path: draw_recall(measured, path),
         "confusion.png": lambda path: draw_confusion(measured, path),
@@ -114,18 +61,16 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     mixing = next((run for run in runs if run.settings["mix"] != "none"), None)
     if mixing is not None:
         steps["mixes.png"] = lambda path: draw_run_mixes(mixing, path)
+    told = {}  # what each figure shows, in words
     for name, draw in tqdm(steps.items(), desc="figures", disable=None, leave=False):
-        draw(out / name)
+        told[out / name] = draw(out / name)
     table = as_table(measured)
     write_json(out / "report.json", measured)
     figures = "\n\n".join(f"![{Path(name).stem}]({name})" for name in steps)
     counts = ", ".join(
         f"{label} {n}" for label, n in zip(CLASSES, runs[0].counts.tolist(), strict=True)
     )
-    warnings = {run.name: run.history[-1].get("warning") for run in runs}
-    beware = "".join(
-        f"**Beware** of {name}: {text}.\n\n" for name, text in warnings.items() if text
-    )
+    beware = "".join(f"**Beware** of {run.name}: {run.warning}.\n\n" for run in runs if run.warning)
     table = f"{beware}{table}"
     write_text(
         out / "report.md",
@@ -133,17 +78,19 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
         f"In percent; a class column is its recall. Training images: {counts}.\n\n"
         f"{table}\n\n{figures}\n",
     )
+    write_page(out / "report.html", runs, measured, told)
     return table
 
 
-def draw_run_mixes(run: Run, path: Path) -> None:
-    """Draw mixes of a run's training images, with its own settings and its trained model."""
+def draw_run_mixes(run: Run, path: Path) -> str:
+    """Draw mixes of a run's training images, by its settings and trained model; tell of them."""
     settings, model = load_model(run.folder)
     train, _, _ = split(settings)
     # The strip shows pixels of pairs within a batch, whatever the run mixed.
     pairing = "relative" if settings.pairing == "second_batch" else settings.pairing
     mixer = make_mixer(replace(settings, pairing=pairing), run.counts)
-    draw_mixes_of(mixer, train, settings.image_size, path, model=model)
+    told = draw_mixes_of(mixer, train, settings.image_size, path, model=model)
+    return f"Mixes of training images as {run.name} mixes them. {told}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -159,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(write_report(options.runs, options.out))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"\nWritten to {options.out / 'report.md'}", file=sys.stderr)
+    print(f"\nWritten to {options.out / 'report.html'} and .md", file=sys.stderr)
 
 
 if __name__ == "__main__":

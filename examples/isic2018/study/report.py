@@ -14,6 +14,8 @@ from torch import Tensor
 from spmix_aug import class_counts
 
 from ..data import CLASSES
+from ..metrics import percent, span
+from ..pictures import bars_of_recall, errors
 from .engine import Images, Run, Trainer, decode
 from .plan import (
     CHOOSING_FOLDS,
@@ -124,16 +126,6 @@ def table(methods: Sequence[Pooled], held: Held) -> str:
         cells.append(f"{method.minutes:.1f}")
         rows.append((balanced, f"| {' | '.join(cells)} |\n"))
     return HEADER + "".join(row for _, row in sorted(rows, reverse=True))
-
-
-def percent(value: float) -> str:
-    """Write a share in percent."""
-    return f"{100 * value:.1f}"
-
-
-def span(low: float, high: float) -> str:
-    """Write an interval in percent."""
-    return f"{percent(low)} to {percent(high)}"
 
 
 def _common(a: Pooled, b: Pooled) -> tuple[Tensor, Tensor]:
@@ -247,37 +239,21 @@ def mixing_cue(images: Images, names: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------ figures
 
 
-def _errors(means: Sequence[float], intervals: Sequence[tuple[float, float]]) -> list[list[float]]:
-    """Turn intervals into the lengths of error bars, in percent."""
-    return [
-        [100 * (mean - low) for mean, (low, _) in zip(means, intervals, strict=True)],
-        [100 * (high - mean) for mean, (_, high) in zip(means, intervals, strict=True)],
-    ]
-
-
 def recall_figure(methods: Sequence[Pooled], held: Held) -> Figure:
     """Draw recall of each class with intervals, the methods side by side."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(methods)
-    for place, method in enumerate(methods):
+    drawn = {}
+    for method in methods:
         summary = summarise(method.probabilities, held.labels, held.lesions)
         found = [summary[f"recall_{name}"] for name in CLASSES]
-        means = [one["mean"] for one in found]
-        axes.bar(
-            [k + (place - (len(methods) - 1) / 2) * width for k in range(len(CLASSES))],
-            [100 * mean for mean in means],
-            width,
-            yerr=_errors(means, [one["interval"] for one in found]),
-            error_kw={"lw": 0.8},
-            label=method.name,
-        )
+        drawn[method.name] = [one["mean"] for one in found], [one["interval"] for one in found]
+    bars_of_recall(axes, drawn)
+    axes.legend(fontsize="small")
     counts = torch.bincount(held.labels, minlength=len(CLASSES)).tolist()
     axes.set_xticks(
         range(len(CLASSES)), [f"{c}\n{n}" for c, n in zip(CLASSES, counts, strict=True)]
     )
-    axes.set_ylabel("recall, %")
-    axes.legend(fontsize="small")
     return figure
 
 
@@ -309,7 +285,7 @@ def difference_figure(panels: dict[str, tuple[Held, Sequence[Pooled], Pooled]]) 
         axes.errorbar(
             [100 * mean for mean in means],
             range(len(drawn)),
-            xerr=_errors(means, [one["interval"] for _, one in drawn]),
+            xerr=errors(means, [one["interval"] for _, one in drawn]),
             fmt="o",
             ms=3,
             lw=0.8,
