@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import throughput_parts as parts
-from benchmarks.lesion_focus import commit
-from benchmarks.throughput_report import FIXED_COST_SIZE, chart, fit_growth, table
+from benchmarks.throughput_report import FIXED_COST, FIXED_COST_SIZE, chart, fit_growth, table
 from examples.isic2018.files import write_text, write_whole
+from examples.isic2018.origin import commit
 
 SIZES = ("64x224", "2x32", "16x224", "64x64", "256x224", "64x512")  # the first is the targets'
 ON_BATCHES = ("mix", "saliency", "tokens", "collate")
@@ -124,13 +124,20 @@ def measure(options: argparse.Namespace) -> None:
             )
         note("stages", found)
     if "growth" in options.only:
-        grown = {}
+        grown: dict[str, dict[str, Any]] = {}
         for along, sizes in GROWTH.items():
-            times = parts.in_child(
-                parts.growth, "no page faults", sizes=sizes, rounds=2 * rounds, device=device
-            )
             amounts = [size if along == "batch" else side**2 for size, side in sizes]
-            grown[along] = {"amounts": amounts, "ms": times, **fit_growth(amounts, times)}
+            for name in (FIXED_COST.ours, FIXED_COST.theirs):
+                times = parts.in_child(
+                    parts.growth,
+                    "no page faults",
+                    name=name,
+                    sizes=sizes,
+                    rounds=2 * rounds,
+                    device=device,
+                )
+                found = {"amounts": amounts, "ms": times, **fit_growth(amounts, times)}
+                grown.setdefault(along, {})[name] = found
         note("growth", grown)
     if "compiled" in options.only:
         size, side = first

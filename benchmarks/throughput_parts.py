@@ -217,17 +217,14 @@ def memory(name: str, part: str, size: int, side: int, device: str) -> int:
     return peak_extra(entry.make(batch), device)
 
 
-def growth(sizes: list[tuple[int, int]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Time our mixer with spectral residual on batches of several sizes."""
+def growth(name: str, sizes: list[tuple[int, int]], rounds: int, device: str) -> dict[str, Any]:
+    """Time an entry that mixes on batches of several sizes."""
     seed()
+    entry = next(entry for entry in chosen(["mix"]) if entry.name == name)
     works: dict[str, tuple[Call, Call]] = {}
     for size, side in sizes:
         batch = Batch(size, side, device)
-        mix = new_mixer()
-        works[f"{size}x{side}"] = (
-            batch.restore,
-            functools.partial(mix, batch.images, batch.labels),
-        )
+        works[f"{size}x{side}"] = batch.restore, entry.make(batch)
     return interleave(works, rounds, device)
 
 

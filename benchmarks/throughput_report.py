@@ -313,14 +313,14 @@ def stages_table(stages: Mapping[str, Any]) -> list[str]:
 def growth_table(grown: Mapping[str, Any]) -> list[str]:
     """List the fitted exponents and fixed costs."""
     body = []
-    for along, found in grown.items():
-        low, high = found["exponent_quartiles"]
-        times = [f"{size}: {three(quartiles(ms)[1])}" for size, ms in found["ms"].items()]
-        exponent = spread((low, found["exponent"], high))
-        body.append([along, exponent, three(found["fixed_ms"]), ", ".join(times)])
+    for along, entries in grown.items():
+        for name, found in entries.items():
+            low, high = found["exponent_quartiles"]
+            times = [f"{size}: {three(quartiles(ms)[1])}" for size, ms in found["ms"].items()]
+            exponent = spread((low, found["exponent"], high))
+            body.append([f"{along}, {name}", exponent, three(found["fixed_ms"]), ", ".join(times)])
     head = ["along", "exponent, aim 0.9 to 1.1", "fixed cost, ms", "ms"]
-    title = f"Growth of the mixer with spectral residual, {ALLOCATORS[0]}"
-    return section(title, rows(head, body))
+    return section(f"Growth, {ALLOCATORS[0]}", rows(head, body))
 
 
 def compiled_table(compiled: Mapping[str, Any]) -> list[str]:

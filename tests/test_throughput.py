@@ -60,7 +60,9 @@ def test_results_are_finite_and_positive_and_were_checked(committed):
         assert max(found["checked"].values()) < 1e-6
     for allocator, setting in throughput_parts.ALLOCATORS.items():
         assert {batch[allocator]["glibc_tunables"] for batch in batches} == {setting}
-    for found in committed["growth"].values():
+    growths = [found for entries in committed["growth"].values() for found in entries.values()]
+    assert len(growths) == 4
+    for found in growths:
         assert_times(found["ms"])
         low, high = found["exponent_quartiles"]
         assert 0.5 <= low <= high <= 1.5
@@ -185,7 +187,7 @@ def test_memory_sampler_and_growth_are_measured():
     found = throughput_parts.sampler(samples=10_000, batch_size=64)
     assert found["drawn"] == 64 * math.ceil(10_000 / 32)
     assert found["epoch_s"] > 0
-    times = throughput_parts.growth([(2, 16), (2, 32)], rounds=2, device="cpu")
+    times = throughput_parts.growth(FIXED_COST.theirs, [(2, 16), (2, 32)], 2, "cpu")
     assert_times(times, rounds=2)
     assert set(times) == {"2x16", "2x32"}
     assert_times(throughput_parts.stages(size=2, side=32, rounds=2, device="cpu"), rounds=2)
