@@ -1,8 +1,10 @@
 """The public names as a user with a type checker writes them; checked, never run.
 
 `make lint` checks it with mypy, and `.ci/full` with mypy and pyright against the installed wheel,
-both strictly. What torch leaves unknown is kept out by naming types where tensors come from.
+both strictly.
 """
+
+# pyright: strict
 
 from typing import NamedTuple, assert_type
 
