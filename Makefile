@@ -18,7 +18,7 @@ export GOMP_SPINCOUNT := 5000
 help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml spmix_aug/__init__.py  # the latter for its version
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

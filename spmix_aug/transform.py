@@ -1,7 +1,7 @@
 """The batch transform: check, then walk the rooms of the house in order."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from spmix_aug.targets import class_distribution, mix_targets
 
 SaliencyFunction = Callable[[Tensor, Tensor | None, nn.Module | None], Tensor]
 PairingFunction = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
+Batch = TypeVar("Batch", bound=Sequence[Any] | MutableMapping[str, Any])
 
 
 class SaliencyPatchMix(nn.Module):
@@ -82,8 +83,35 @@ class SaliencyPatchMix(nn.Module):
         (torch.Size([8, 3, 64, 64]), torch.Size([8, 7]))
     """
 
-    saliency: Any
+    saliency: SaliencyProvider | SaliencyFunction
     pairing: str | PairingFunction
+
+    if TYPE_CHECKING:  # a module's own __call__ returns Any
+
+        @overload
+        def __call__(
+            self,
+            images: Tensor,
+            labels: Tensor,
+            model: nn.Module | None = None,
+            *,
+            saliency: Tensor | None = None,
+            partner: Tensor | None = None,
+        ) -> tuple[Tensor, Tensor]: ...
+
+        @overload
+        def __call__(
+            self,
+            images: Batch,
+            labels: None = None,
+            model: nn.Module | None = None,
+            *,
+            saliency: Tensor | None = None,
+            partner: Tensor | None = None,
+        ) -> Batch: ...
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Mix a batch, see `forward`."""
 
     def __init__(
         self,
@@ -274,7 +302,7 @@ class SaliencyPatchMix(nn.Module):
 
     def _saliency_maps(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
         """Ask the provider for maps `(B,H,W)`, or for coarser ones where it has them."""
-        provider = self.saliency
+        provider: Any = self.saliency  # which kind it is, is asked below
         coarse = (
             isinstance(provider, CoarseSaliency)
             and type(provider).__call__ is CoarseSaliency.__call__  # not overridden
@@ -350,6 +378,12 @@ class BoundMix:
         self.mixer = mixer
         self.model = model
         self.mixup_enabled = True
+
+    @overload
+    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def __call__(self, images: Batch, targets: None = None) -> Batch: ...
 
     def __call__(self, images: Any, targets: Tensor | None = None) -> Any:
         """Mix a batch, see `SaliencyPatchMix.forward`."""

@@ -1,0 +1,83 @@
+"""What a release rests on: one version, a public surface that CHANGELOG knows, its workflow."""
+
+import difflib
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import api_surface
+import pytest
+
+import spmix_aug
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RELEASE = REPOSITORY / ".github/workflows/release.yml"
+
+
+@pytest.fixture(scope="module")
+def pyproject():
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_version_is_in_one_place(pyproject):
+    assert pyproject["project"]["dynamic"] == ["version"]
+    assert pyproject["tool"]["hatch"]["version"] == {"path": "spmix_aug/__init__.py"}
+    for file in ("CITATION.cff", "docs/conf.py"):
+        text = (REPOSITORY / file).read_text(encoding="utf-8")
+        assert not re.findall(r"(?m)^(?:version|release)\b.*\d.*$", text), file
+
+
+def test_what_is_installed_has_this_version():
+    assert importlib.metadata.version("spmix-aug") == spmix_aug.__version__
+
+
+def test_the_oldest_python_is_the_same_wherever_it_is_stated(pyproject):
+    oldest = pyproject["project"]["requires-python"].removeprefix(">=")
+    stated = re.findall(r"Python :: (3\.\d+)", " ".join(pyproject["project"]["classifiers"]))
+    assert stated[0] == oldest
+    assert pyproject["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+
+
+def test_the_public_surface_is_the_one_written_down():
+    written, found = api_surface.SNAPSHOT.read_text(encoding="utf-8"), api_surface.surface()
+    changes = difflib.unified_diff(
+        written.splitlines(), found.splitlines(), "written down", "found", lineterm=""
+    )
+    assert found == written, (
+        "The public surface changed. Say how under [Unreleased] in CHANGELOG.md, together with the "
+        "line that `python -m tests.api_surface` prints as it writes the new one down.\n"
+        + "\n".join(changes)
+    )
+
+
+def test_the_changelog_knows_the_public_surface():
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.findall(r"API surface: `(\w+)`", changelog)[:1]
+    expected = api_surface.digest(api_surface.SNAPSHOT.read_text(encoding="utf-8"))
+    assert newest == [expected], (
+        "The public surface was written down anew: say under [Unreleased] in CHANGELOG.md what "
+        f"changed for users, and give its line there the digest: API surface: `{expected}`"
+    )
+
+
+def test_a_release_is_published_without_a_secret():
+    yaml = pytest.importorskip("yaml")
+    if not RELEASE.exists():
+        pytest.skip("no workflows in an sdist")
+    text = RELEASE.read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    triggers = workflow[True]  # YAML 1.1 takes `on` for a truth value
+    assert triggers == {"release": {"types": ["published"]}}
+    build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    assert publish["needs"] == "build"
+    assert publish["environment"] == "pypi"
+    # The one job that may prove who it is runs nothing but the upload.
+    assert publish["permissions"] == {"id-token": "write"}
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "permissions" not in build
+    assert all("run" not in step for step in publish["steps"])
+    assert not re.search(r"secret|password|token(?!: write)", text, re.IGNORECASE)
+    used = re.findall(r"uses: (\S+)", text)
+    assert used[-1] == "pypa/gh-action-pypi-publish@release/v1"
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@(release/)?v\d+", action) for action in used)
