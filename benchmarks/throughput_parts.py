@@ -217,7 +217,9 @@ def memory(name: str, part: str, size: int, side: int, device: str) -> int:
     return peak_extra(entry.make(batch), device)
 
 
-def growth(name: str, sizes: list[tuple[int, int]], rounds: int, device: str) -> dict[str, Any]:
+def growth(
+    name: str, sizes: list[tuple[int, int]], rounds: int, device: str
+) -> dict[str, list[float]]:
     """Time an entry that mixes on batches of several sizes."""
     seed()
     entry = next(entry for entry in chosen(["mix"]) if entry.name == name)

@@ -295,6 +295,29 @@ def test_coarse_maps_give_the_plan_of_their_enlargement(provider):
     torch.testing.assert_close(plan.ratios, enlarged.ratios, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "provider", [SpectralResidual(), FineGrained(), BorderContrast()], ids=repr
+)
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16])
+def test_images_of_other_dtypes_are_planned_as_their_float32(provider, normalised, dtype):
+    # Eighths are exact in every floating dtype, and so are normalised ones.
+    eighths = torch.randint(1, 5, (6, 3, 32, 40), generator=torch.Generator().manual_seed(0))
+    images, labels, partner = eighths / 8, torch.arange(6) % 3, torch.arange(6).roll(1)
+    other = images.to(dtype) if dtype.is_floating_point else (255 * images).round().to(dtype)
+    if not dtype.is_floating_point:
+        images = other / 255
+    settings = {"num_classes": 3, "saliency": provider, "patch_size": 8}
+    plans = [SaliencyPatchMix(**settings).plan(images, labels, partner=partner)]
+    if normalised:
+        settings |= {"mean": 0.5, "std": 0.25}
+        other = (other - 0.5) / 0.25 if dtype.is_floating_point else other
+    plans.append(SaliencyPatchMix(**settings).plan(other, labels, partner=partner))
+    assert plans[0].saliency.std() > 0
+    torch.testing.assert_close(plans[1].saliency, plans[0].saliency, rtol=0, atol=1e-5)
+    torch.testing.assert_close(plans[1].ratios, plans[0].ratios, rtol=0, atol=1e-5)
+
+
 class TestSaliencyCallables:
     def test_a_callable_sees_images_as_they_came(self):
         seen = []

@@ -1,6 +1,7 @@
 """What every saliency provider is, and what the model-free ones share."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -48,17 +49,23 @@ class SaliencyProvider(Protocol):
         ...
 
 
-class CoarseSaliency:
+class CoarseSaliency(ABC):
     """What providers share whose maps are computed at fewer pixels than the image has.
 
     `coarse_maps` is all that a mix needs, as patches average the maps anyway.
     """
 
+    @abstractmethod
     def coarse_maps(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
-        """Compute maps `(B,h,w)` that cover the `images (B,C,H,W)`, checked and at least one."""
-        raise NotImplementedError
+        """Compute maps `(B,h,w)` that cover the images.
+
+        Args:
+            images: `(B,C,H,W)`, checked and at least one, floats in [0, 1] or uint8.
+            labels: not needed by the providers that there are.
+            model: not needed by them either.
+        """
 
     def __call__(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
