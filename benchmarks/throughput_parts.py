@@ -36,7 +36,7 @@ from benchmarks.peers import (
     new_tokens,
 )
 from spmix_aug import MixPlan, TailHeadPairSampler
-from spmix_aug.saliency.base import grey_levels, is_flat, round_levels
+from spmix_aug.saliency.base import WHITE, bounded, grey_levels, is_flat, round_levels_
 from spmix_aug.saliency.spectral import spectral_residual
 
 # With glibc's own thresholds, each tensor above 32 MiB is mapped anew, and faulted in page by page.
@@ -239,7 +239,8 @@ def stages(size: int, side: int, rounds: int, device: str) -> dict[str, list[flo
     levels = grey_levels(images)
 
     def shrink() -> Tensor:
-        return round_levels(functional.interpolate(levels, (pixels, pixels), mode="bilinear"))
+        small = functional.interpolate(levels, (pixels, pixels), mode="bilinear")
+        return round_levels_(bounded(small, WHITE))
 
     small, buffer = shrink(), torch.empty_like(images)
     calls: dict[str, Call] = {
@@ -248,7 +249,7 @@ def stages(size: int, side: int, rounds: int, device: str) -> dict[str, list[flo
         "plan, saliency": lambda: mix.saliency.coarse_maps(images),
         "plan, saliency, grey levels": lambda: grey_levels(images),
         "plan, saliency, shrinking": shrink,
-        "plan, saliency, flat images": lambda: is_flat(levels),
+        "plan, saliency, flat images": lambda: is_flat(small),
         "plan, saliency, residual": lambda: spectral_residual(small),
         "blend": lambda: plan.images(images),
         "floor: read images (`sum`)": images.sum,

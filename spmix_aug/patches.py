@@ -42,15 +42,16 @@ def patch_scores(saliency: Tensor, patch_size: int, image_size: tuple[int, int])
     if tuple(saliency.shape[1:]) == image_size:
         # Without padding, `ceil_mode` windows are cut at the border and divided by what is left.
         return F.avg_pool2d(saliency.unsqueeze(1), patch_size, ceil_mode=True).squeeze(1)
-    rows, columns = (
-        _patch_weights(values, pixels, patch_size).to(
+    sides = [*zip(saliency.shape[1:], image_size, strict=True)]
+    weights = {
+        (values, pixels): _patch_weights(values, pixels, patch_size).to(
             saliency.device, saliency.dtype, non_blocking=True
         )
-        for values, pixels in zip(saliency.shape[1:], image_size, strict=True)
-    )
+        for values, pixels in set(sides)  # but one in square images
+    }
+    rows, columns = (weights[side] for side in sides)
     with full_precision(saliency.device):
-        along_rows = saliency @ columns.T  # (B,h,gw)
-        return (along_rows.mT @ rows.T).mT
+        return rows @ saliency @ columns.T
 
 
 def _patch_weights(values: int, pixels: int, patch_size: int) -> Tensor:
@@ -127,11 +128,23 @@ def mix_ratios(own: Tensor, partner: Tensor, alpha: float) -> Tensor:
     return torch.maximum(own, partner).clamp(max=alpha)
 
 
+def expand_to_strips(ratios: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
+    """Give every pixel column of a strip the ratio of its patch: `(B,gh,gw)` to `(B,strips,W)`.
+
+    A strip is a row of patches, whose rows of pixels are all alike; or one row of pixels where P
+    does not divide the height, as strips must be of one height to be broadcast over.
+    """
+    height, width = image_size
+    strips = ratios.repeat_interleave(patch_size, dim=2)[:, :, :width]
+    if height % patch_size == 0:
+        return strips
+    return strips.repeat_interleave(patch_size, dim=1)[:, :height]
+
+
 def expand_to_pixels(ratios: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
     """Give every pixel the ratio of its patch: `(B,gh,gw)` to `(B,H,W)`."""
-    height, width = image_size
-    columns = ratios.repeat_interleave(patch_size, dim=2)[:, :, :width]
-    return columns.repeat_interleave(patch_size, dim=1)[:, :height]
+    strips = expand_to_strips(ratios, patch_size, image_size)
+    return strips.repeat_interleave(image_size[0] // strips.shape[1], dim=1)
 
 
 def own_share(ratios: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from spmix_aug import _checks
-from spmix_aug.patches import expand_to_pixels, grids_of, in_proportion, resize_ratios
+from spmix_aug.patches import expand_to_strips, grids_of, in_proportion, resize_ratios
 
 # Values of an image from which on a CPU gains by blending samples one by one.
 LARGE = 2**15
@@ -65,48 +66,54 @@ class MixPlan:
         _checks.images_fit_plan(images, self.partner, self.image_size)
         if _checks.flag("inplace", inplace):
             _checks.writable(images)
+        if len(images) == 0:  # of which views lose the memory format
+            return images if inplace else images.clone()
         differentiable = images.requires_grad or self.ratios.requires_grad
         with_gradients = torch.is_grad_enabled() and differentiable and not inplace
         plain = type(images) is Tensor and images.device.type == "cpu" and not is_compiling()
+        ratios = expand_to_strips(self.ratios, self.patch_size, self.image_size)  # (B,strips,W)
+        ratios = ratios.unsqueeze(2).unsqueeze(1)  # (B,1,strips,1,W)
+        own = _in_strips(images, ratios.shape[2])
         if plain and not with_gradients and images[:1].numel() >= LARGE:
-            return self._blend_one_by_one(images, inplace)
-        ratios = expand_to_pixels(self.ratios, self.patch_size, self.image_size).unsqueeze(1)
-        mixed = _blend(images, images[self.partner], ratios)  # (B,C,H,W)
+            mixed = images if inplace else torch.empty_like(images)
+            out = own if inplace else _in_strips(mixed, ratios.shape[2])
+            self._blend_one_by_one(own, ratios, out)
+            return mixed
+        mixed = _blend(own, own[self.partner], ratios).flatten(2, 3)  # (B,C,H,W)
         if inplace:
             with torch.no_grad():
                 return images.copy_(mixed)
         return mixed
 
     @torch.no_grad()
-    def _blend_one_by_one(self, images: Tensor, inplace: bool) -> Tensor:
-        """Blend on a CPU, where reading values is free: no pass over memory is made for nothing.
+    def _blend_one_by_one(self, images: Tensor, ratios: Tensor, mixed: Tensor) -> None:
+        """Blend into `mixed` on a CPU, where reading values is free: no pass is made for nothing.
 
-        Partners are read where they are instead of being collected, in place as well, and only
-        samples that have patches of ratio 1 select anything.
+        Partners are read where they are instead of being collected, also where `mixed` is the
+        images themselves, and only samples that have patches of ratio 1 select anything.
         """
-        mixed = images if inplace else torch.empty_like(images)
         exact = (self.ratios == 1).flatten(1)
         passes, selects = exact.all(dim=1).tolist(), exact.any(dim=1).tolist()
         partners = self.partner.tolist()
+        samples = [*zip(images, ratios, mixed, strict=True)]
+        inplace = mixed is images
+        order = _in_place_order(partners) if inplace else zip(range(len(partners)), repeat(False))
         kept: dict[int, Tensor] = {}  # what the open circle of partners still needs
-        for sample, needed_later in _in_place_order(partners):
-            own = images[sample]
-            if inplace and needed_later:
+        for sample, needed_later in order:
+            own, ratio, out = samples[sample]
+            if needed_later:
                 kept = {sample: own.clone()}
             if passes[sample]:
-                mixed[sample] = own
+                if not inplace:
+                    out.copy_(own)
                 continue
-            other = kept.get(partners[sample], images[partners[sample]])
-            ratios = expand_to_pixels(
-                self.ratios[sample].unsqueeze(0), self.patch_size, self.image_size
-            )  # (1,H,W)
+            other = kept.get(partners[sample], samples[partners[sample]][0])
             if selects[sample]:
-                mixed[sample] = _blend(own, other, ratios)
+                out.copy_(_blend(own, other, ratio))
             elif own.dtype in EXACT:
-                torch.lerp(other, own, ratios.to(own.dtype), out=mixed[sample])
+                torch.lerp(other, own, ratio.to(own.dtype), out=out)
             else:
-                mixed[sample] = _weigh(own, other, ratios)
-        return mixed
+                out.copy_(_weigh(own, other, ratio))
 
     def tokens(
         self,
@@ -251,6 +258,12 @@ class MixPlan:
         first, last = self._fits((two, three), grid), self._fits((one, two), grid)
         _checks.layout_shows(module, output, first, last)
         return "NHWC" if last else "NCHW"
+
+
+def _in_strips(images: Tensor, strips: int) -> Tensor:
+    """View `images (B,C,H,W)` as `(B,C,strips,H/strips,W)`, in any memory format."""
+    view: Tensor = images.unflatten(2, (strips, -1))  # type: ignore[no-untyped-call]
+    return view
 
 
 def _in_place_order(partners: list[int]) -> Iterator[tuple[int, bool]]:

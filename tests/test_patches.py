@@ -115,6 +115,8 @@ def test_every_pixel_gets_the_ratio_of_its_patch(size, patch_size):
     for y in range(size[0]):
         for x in range(size[1]):
             assert torch.equal(pixels[:, y, x], ratios[:, y // patch_size, x // patch_size])
+    strips = patches.expand_to_strips(ratios, patch_size, size).shape[1]
+    assert strips == (size[0] if size[0] % patch_size else grid[0])
 
 
 @given(sizes, st.integers(1, 16))

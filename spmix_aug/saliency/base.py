@@ -17,6 +17,7 @@ FLAT_TOLERANCE = 1e-4
 # Darker images than this are taken for as bright, as they may be rounding noise around 0.
 LEAST_MAGNITUDE = 0.05
 
+WHITE = 255.0  # in grey levels
 # Weights of red, green and blue in grey (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 # Rounds halves up. A little above a half, and on no short fraction: grey from 8-bit colours, also
@@ -84,12 +85,19 @@ class CoarseSaliency(ABC):
 def finite_images(images: Tensor) -> Tensor:
     """Make `images (B,C,H,W)` float32, with uint8 brought to [0, 1].
 
-    Values that are not finite become 0 and the others are bounded far outside [0, 1], so that
-    sums over an image stay finite.
+    See `bounded` for values that are not finite or far outside.
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255  # not in the default dtype
-    return images.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(-1e4, 1e4)
+    return bounded(images.float())
+
+
+def bounded(values: Tensor, white: float = 1.0) -> Tensor:
+    """Make values 0 where they are not finite, and bound the others far outside [0, `white`].
+
+    So that sums over an image stay finite.
+    """
+    return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(-1e4 * white, 1e4 * white)
 
 
 def grey_levels(images: Tensor) -> Tensor:
@@ -100,22 +108,22 @@ def grey_levels(images: Tensor) -> Tensor:
     blind to contrast below one level of 255.
 
     Returns:
-        `(B,1,H,W)` float32, always finite: 0 where a pixel is not.
+        `(B,1,H,W)` float32, not finite where a pixel is not.
     """
-    white = 1 if images.dtype == torch.uint8 else 255
+    scale = 1 if images.dtype == torch.uint8 else WHITE
     channels = images.unbind(1)
     weights = LUMA if len(channels) == 3 else [1 / len(channels)] * len(channels)
     # In place and channel by channel: this is the one pass over all pixels that most methods need.
-    grey = channels[0].float() * (white * weights[0])
+    # The first operation is ROUNDING + scale * weight * channel, which `add` has no form for.
+    grey = torch.rsub(channels[0].float(), ROUNDING, alpha=-scale * weights[0])
     for channel, weight in zip(channels[1:], weights[1:], strict=True):
-        grey.add_(channel.float(), alpha=white * weight)
-    grey.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0).clamp_(-1e4 * 255, 1e4 * 255)
-    return grey.add_(ROUNDING).floor_().unsqueeze(1)
+        grey.add_(channel.float(), alpha=scale * weight)
+    return grey.floor_().unsqueeze(1)
 
 
-def round_levels(levels: Tensor) -> Tensor:
-    """Round grey levels to whole ones, halves up."""
-    return (levels + ROUNDING).floor()
+def round_levels_(levels: Tensor) -> Tensor:
+    """Round grey levels to whole ones in place, halves up."""
+    return levels.add_(ROUNDING).floor_()
 
 
 def blur(images: Tensor, weights: Sequence[float], border: str) -> Tensor:
@@ -129,13 +137,13 @@ def blur(images: Tensor, weights: Sequence[float], border: str) -> Tensor:
         border: `"reflect"` (without the border pixel) or `"replicate"`.
     """
     reach = len(weights) // 2
-    for dim, padding in ((2, (0, 0, reach, reach)), (3, (reach, reach, 0, 0))):
-        padded = F.pad(images, padding, mode=border)
-        shifted = [padded.narrow(dim, start, images.shape[dim]) for start in range(len(weights))]
-        images = shifted[0] * weights[0]
+    blurred = F.pad(images, (reach, reach, reach, reach), mode=border)
+    for dim in (3, 2):
+        shifted = [blurred.narrow(dim, start, images.shape[dim]) for start in range(len(weights))]
+        blurred = shifted[0] * weights[0]
         for image, weight in zip(shifted[1:], weights[1:], strict=True):
-            images.add_(image, alpha=weight)
-    return images
+            blurred.add_(image, alpha=weight)
+    return blurred
 
 
 def gaussian_weights(size: int, sigma: float) -> tuple[float, ...]:

@@ -6,11 +6,13 @@ from torch.nn import functional as F
 
 from spmix_aug import _checks
 from spmix_aug.saliency.base import (
+    WHITE,
     CoarseSaliency,
     blur,
+    bounded,
     grey_levels,
     is_flat,
-    round_levels,
+    round_levels_,
     scale_to_one,
 )
 
@@ -40,14 +42,14 @@ class FineGrained(CoarseSaliency):
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
         """Compute maps `(B,h,w)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
-        levels = grey_levels(images)  # (B,1,H,W)
+        levels = bounded(grey_levels(images), WHITE)  # (B,1,H,W)
         size = (levels.shape[2], levels.shape[3])
         scale = 1.0 if self.size is None else min(1.0, self.size / min(size))
         small = [round(scale * side) for side in size]
         flat = is_flat(levels)
         half_widths = [max(1, round(scale * half_width)) for half_width in HALF_WIDTHS]
         if scale < 1:
-            levels = round_levels(F.interpolate(levels, small, mode="bilinear", antialias=True))
+            levels = round_levels_(F.interpolate(levels, small, mode="bilinear", antialias=True))
         maps = torch.cat([fine_grained(part, half_widths) for part in torch.split(levels, AT_ONCE)])
         return torch.where(flat, 0.0, maps).squeeze(1)
 
@@ -59,7 +61,7 @@ def fine_grained(levels: Tensor, half_widths: list[int]) -> Tensor:
     """Compute the fine-grained maps of whole grey `levels (B,1,h,w)`: the same shape, in [0, 1]."""
     border = "reflect" if min(levels.shape[2:]) > 1 else "replicate"
     for _ in range(2):
-        levels = round_levels(blur(levels, (0.25, 0.5, 0.25), border))
+        levels = round_levels_(blur(levels, (0.25, 0.5, 0.25), border))
     # Sums of whole numbers around zero are exact in float32, or nearly so in large images.
     levels = levels - levels.mean(dim=(2, 3), keepdim=True).round()
     # Clamped indices into the integral image, as slices of one that goes on at its border.

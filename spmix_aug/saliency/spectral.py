@@ -6,12 +6,14 @@ from torch.nn import functional as F
 
 from spmix_aug import _checks
 from spmix_aug.saliency.base import (
+    WHITE,
     CoarseSaliency,
     blur,
+    bounded,
     gaussian_weights,
     grey_levels,
     is_flat,
-    round_levels,
+    round_levels_,
     scale_to_one,
 )
 
@@ -41,10 +43,9 @@ class SpectralResidual(CoarseSaliency):
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
         """Compute maps `(B,size,size)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
-        levels = grey_levels(images)  # (B,1,H,W)
-        small = F.interpolate(levels, (self.size, self.size), mode="bilinear")
-        maps = spectral_residual(round_levels(small))
-        return torch.where(is_flat(levels), 0.0, maps).squeeze(1)
+        small = F.interpolate(grey_levels(images), (self.size, self.size), mode="bilinear")
+        levels = round_levels_(bounded(small, WHITE))  # (B,1,size,size)
+        return spectral_residual(levels).masked_fill_(is_flat(levels), 0.0).squeeze(1)
 
     def __repr__(self) -> str:
         return f"SpectralResidual(size={self.size})"
@@ -58,9 +59,10 @@ def spectral_residual(levels: Tensor) -> Tensor:
     # floor is in the mean alone, and a frequency that is absent stays absent.
     mean = blur(log_amplitude, (1 / 3, 1 / 3, 1 / 3), "reflect")
     energy = magnitude(torch.fft.ifft2(spectrum.mul_(mean.neg_().exp_())))
-    return scale_to_one(blur(energy, SMOOTHING, "reflect").square())
+    return scale_to_one(blur(energy, SMOOTHING, "reflect").square_())
 
 
 def magnitude(values: Tensor) -> Tensor:
     """Magnitude of complex `values`; `abs` guards against overflow and takes three times longer."""
-    return values.real.square().add_(values.imag.square()).sqrt_()
+    real, imaginary = torch.view_as_real(values).square().unbind(-1)
+    return (real + imaginary).sqrt_()
