@@ -114,7 +114,7 @@ def grey_levels(images: Tensor) -> Tensor:
     channels = images.unbind(1)
     weights = LUMA if len(channels) == 3 else [1 / len(channels)] * len(channels)
     # In place and channel by channel: this is the one pass over all pixels that most methods need.
-    # The first operation is ROUNDING + scale * weight * channel, which `add` has no form for.
+    # ROUNDING + scale * weight * channel: `rsub` takes a number there, which `add` does not.
     grey = torch.rsub(channels[0].float(), ROUNDING, alpha=-scale * weights[0])
     for channel, weight in zip(channels[1:], weights[1:], strict=True):
         grey.add_(channel.float(), alpha=scale * weight)
