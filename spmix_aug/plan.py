@@ -66,18 +66,18 @@ class MixPlan:
         _checks.images_fit_plan(images, self.partner, self.image_size)
         if _checks.flag("inplace", inplace):
             _checks.writable(images)
-        if len(images) == 0:  # of which views lose the memory format
+        if len(images) < 2:  # nobody to mix with, and views would lose the memory format
             return images if inplace else images.clone()
         differentiable = images.requires_grad or self.ratios.requires_grad
         with_gradients = torch.is_grad_enabled() and differentiable and not inplace
         plain = type(images) is Tensor and images.device.type == "cpu" and not is_compiling()
         ratios = expand_to_strips(self.ratios, self.patch_size, self.image_size)  # (B,strips,W)
         ratios = ratios.unsqueeze(2).unsqueeze(1)  # (B,1,strips,1,W)
-        own = _in_strips(images, ratios.shape[2])
+        shape = (*images.shape[:2], ratios.shape[2], -1, images.shape[3])
+        own = images.view(shape)  # (B,C,strips,H/strips,W)
         if plain and not with_gradients and images[:1].numel() >= LARGE:
             mixed = images if inplace else torch.empty_like(images)
-            out = own if inplace else _in_strips(mixed, ratios.shape[2])
-            self._blend_one_by_one(own, ratios, out)
+            self._blend_one_by_one(own, ratios, own if inplace else mixed.view(shape))
             return mixed
         mixed = _blend(own, own[self.partner], ratios).flatten(2, 3)  # (B,C,H,W)
         if inplace:
@@ -101,12 +101,12 @@ class MixPlan:
         kept: dict[int, Tensor] = {}  # what the open circle of partners still needs
         for sample, needed_later in order:
             own, ratio, out = samples[sample]
-            if needed_later:
-                kept = {sample: own.clone()}
             if passes[sample]:
                 if not inplace:
                     out.copy_(own)
                 continue
+            if needed_later:
+                kept = {sample: own.clone()}
             other = kept.get(partners[sample], samples[partners[sample]][0])
             if selects[sample]:
                 out.copy_(_blend(own, other, ratio))
@@ -258,12 +258,6 @@ class MixPlan:
         first, last = self._fits((two, three), grid), self._fits((one, two), grid)
         _checks.layout_shows(module, output, first, last)
         return "NHWC" if last else "NCHW"
-
-
-def _in_strips(images: Tensor, strips: int) -> Tensor:
-    """View `images (B,C,H,W)` as `(B,C,strips,H/strips,W)`, in any memory format."""
-    view: Tensor = images.unflatten(2, (strips, -1))  # type: ignore[no-untyped-call]
-    return view
 
 
 def _in_place_order(partners: list[int]) -> Iterator[tuple[int, bool]]:

@@ -81,6 +81,17 @@ def test_memory_format_is_kept():
     assert plan.images(last).is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("batch", [0, 1, 2])
+@pytest.mark.parametrize("side", [8, 12, 224])  # strips of patches, of pixels, and large
+@pytest.mark.parametrize("gradients", [False, True])
+def test_strides_are_kept_in_the_smallest_batches(batch, side, gradients):
+    images = torch.rand(batch, 3, side, side).to(memory_format=torch.channels_last)
+    images.requires_grad_(gradients)
+    mixed = make_plan(batch, (side, side), 8, dtype=torch.float32).images(images)
+    assert mixed.stride() == images.stride()
+    assert mixed.requires_grad == gradients
+
+
 def test_the_input_is_left_alone_unless_inplace():
     images = torch.rand(4, 3, 12, 20)
     before, plan = images.clone(), make_plan(4, (12, 20), 4)
