@@ -176,8 +176,8 @@ def describe(
         epoch: whose batches are drawn.
 
     Returns:
-        A few lines and a table, a row a class: its group, its samples, its share of the data and
-        of the draws, and of its images the mean, least and most draws and partners.
+        A few lines and a table. A row has the group of a class, its samples, its share of the data
+        and of the draws, and the mean, least and most draws and partners of its images.
 
     Raises:
         TypeError: if `sampler` is no `TailHeadPairSampler`, or another argument of the wrong type.
