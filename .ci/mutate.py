@@ -1,13 +1,17 @@
-"""Mutation testing: break the pure modules in one place at a time, and see that a test fails.
+"""Mutation testing: break a module in one place at a time, and see that a test fails.
 
-    make test                               # once, for .venv
-    .venv/bin/python .ci/mutate.py          # all modules
-    .venv/bin/python .ci/mutate.py cam      # those with "cam" in their names
+    .venv/bin/python .ci/mutate.py spmix_aug/functional/patches.py tests/test_patches.py
 
-All of it takes about three quarters of an hour on one core. Mutants are written into a copy of the
-checkout, where the tests of the module run up to the first failure, in a fork of a process that
-has torch and the rest imported already; more than SECONDS count as killed. tests/MUTANTS.md says
-what is changed, what is left alone, and why the survivors are harmless.
+takes a module, and what pytest shall run: files, and options such as `-k "not compil"`. It prints
+the mutants that survive. Each is written into a copy of the checkout, where the tests run up to the
+first failure, in a fork of a process that has torch and the rest imported already: about a second a
+mutant. More than SECONDS count as killed.
+
+Changed are arithmetic, comparisons, `and` and `or`, `not`, unary minus, numbers, truth values and
+strings; conditions are negated; a keyword argument, a method call (`x.clamp(min=0)` to `x`), a
+bound of a slice, a decorator, a `with`, and a statement that calls, raises, or assigns to an
+attribute or an item are left out; loops run over nothing. Left alone are annotations, docstrings,
+`__repr__`, and the messages of errors.
 """
 
 import ast
@@ -24,22 +28,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("spmix_aug", "tests", "examples", "benchmarks", "pyproject.toml")
-MODEL_FREE = "-k not gradient and not cam and not captum"
-MODEL_BASED = "-k not fine and not spectral and not border and not opencv and not vgg11"
-TESTS = {
-    "patches": ("patches", "transform"),
-    "pairing": ("pairing", "transform"),
-    "plan": ("plan", "-k not compil"),  # compiling takes longer than all the rest
-    "targets": ("targets", "transform"),
-    "sampler": ("sampler",),
-    "saliency/base": ("saliency", "border", MODEL_FREE),
-    "saliency/spectral": ("saliency", MODEL_FREE),
-    "saliency/finegrained": ("saliency", MODEL_FREE),
-    "saliency/border": ("border", "saliency", MODEL_FREE),
-    "saliency/gradient": ("guard", "saliency", MODEL_BASED),
-    "saliency/cam": ("guard", "saliency", MODEL_BASED),
-    "saliency/guard": ("guard", "saliency", MODEL_BASED),
-}
 SECONDS = 120
 OPTIONS = (
     *("-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "-m", "not slow"),
@@ -62,16 +50,15 @@ Change = tuple[int, int, str]
 
 def parts(node: ast.AST) -> Iterator[ast.AST]:
     """List the parts of a node in which something may be changed."""
-    name = getattr(node, "name", "")
-    if isinstance(node, (ast.Raise, ast.JoinedStr)) or name in ("__repr__", "SaliencyProvider"):
+    if isinstance(node, (ast.Raise, ast.JoinedStr)) or getattr(node, "name", "") == "__repr__":
         return
+    checks = ast.unparse(node).startswith(("_checks.", "expect("))
     for field, value in ast.iter_fields(node):
         for part in value if isinstance(value, list) else [value]:
             docstring = isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)
-            named = isinstance(part, ast.Constant) and isinstance(part.value, str)
-            named = named and ast.unparse(node).startswith("_checks.")
+            message = checks and isinstance(part, ast.Constant) and isinstance(part.value, str)
             typing = field in ("annotation", "returns")
-            if isinstance(part, ast.AST) and not (docstring or named or typing):
+            if isinstance(part, ast.AST) and not (docstring or message or typing):
                 yield part
 
 
@@ -160,14 +147,8 @@ class Changes:
             yield mutant
 
 
-def difference(source: str, mutant: str) -> tuple[int, str]:
-    """Tell the first line that is changed, and the lines before and after."""
-    lines = list(difflib.unified_diff(source.splitlines(), mutant.splitlines(), n=0))
-    return int(lines[2].split()[1].lstrip("-").split(",")[0]), "\n".join(lines[3:])
-
-
 def run_tests(arguments: list[str]) -> None:
-    """Exit with what pytest says of these files."""
+    """Exit with what pytest says."""
     import pytest
 
     silent = os.open(os.devnull, os.O_WRONLY)
@@ -176,17 +157,14 @@ def run_tests(arguments: list[str]) -> None:
     os._exit(pytest.main([*OPTIONS, *arguments]))
 
 
-def survives(tests: tuple[str, ...], difference: str = "") -> bool:
-    """Tell whether the tests pass, those of devices only where a change is about devices."""
-    arguments = [t if t.startswith("-") else f"tests/test_{t}.py" for t in tests]
+def survives(arguments: list[str]) -> bool:
+    """Return whether the tests pass."""
     process = get_context("fork").Process(target=run_tests, args=(arguments,))
     process.start()
     process.join(SECONDS)
     process.kill()
     process.join()
-    about_devices = "device" in difference or "block" in difference
-    alive = process.exitcode == 0
-    return alive and (not about_devices or survives(("accelerator",)))
+    return process.exitcode == 0
 
 
 def prepare(folder: Path) -> None:
@@ -199,6 +177,10 @@ def prepare(folder: Path) -> None:
     (folder / "shared").symlink_to(ROOT.parent / "shared")
     os.chdir(checkout)
     os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "5000", "PYTHONPATH": str(checkout)}
+    # No bytecode of a mutant may be kept, and none of the original be taken.
+    os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
+    for cache in list(checkout.rglob("__pycache__")):
+        shutil.rmtree(cache)
     sys.path.insert(0, str(checkout))
     for module in IMPORTED.split():
         importlib.import_module(module)
@@ -211,39 +193,25 @@ def prepare(folder: Path) -> None:
     )  # fmt: skip
 
 
-def main(wanted: list[str]) -> None:
-    """Print each survivor as it is found, then a table."""
-    table = []
-    for module in TESTS:
-        if wanted and not any(part in module for part in wanted):
-            continue
-        path = Path("spmix_aug", f"{module}.py")
-        source = path.read_text()
-        if not survives(TESTS[module], "" if table else "device"):
-            sys.exit(f"The tests of {module} fail without a mutant.")
-        # From here on no bytecode of a mutant may be kept, and none of the original be taken.
-        os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
-        for cache in Path("spmix_aug").rglob("__pycache__"):
-            shutil.rmtree(cache)
-        killed = survived = 0
-        for mutant in Changes(source).all():
-            path.write_text(mutant)
-            line, lines = difference(source, mutant)
-            if survives(TESTS[module], lines):
-                survived += 1
-                print(f"\n{path}:{line}\n{lines}", flush=True)
-            else:
-                killed += 1
-        path.write_text(source)
-        table.append((module, killed, survived))
-    table.append(("total", sum(row[1] for row in table), sum(row[2] for row in table)))
-    print("\n| module | mutants | killed | survived | share |\n|---|---|---|---|---|")
-    for module, killed, survived in table:
-        share = killed / (killed + survived)
-        print(f"| {module} | {killed + survived} | {killed} | {survived} | {share:.1%} |")
+def main(module: str, *arguments: str) -> None:
+    """Print each survivor as it is found, then how many there were."""
+    path = Path(module)
+    source = path.read_text()
+    if not survives(list(arguments)):
+        sys.exit("The tests fail without a mutant.")
+    killed = survived = 0
+    for mutant in Changes(source).all():
+        path.write_text(mutant)
+        if survives(list(arguments)):
+            survived += 1
+            difference = difflib.unified_diff(source.splitlines(), mutant.splitlines(), n=0)
+            print(f"\n{path}", *list(difference)[2:], sep="\n", flush=True)
+        else:
+            killed += 1
+    print(f"\n{killed} of {killed + survived} mutants killed: {killed / (killed + survived):.1%}")
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
-        main(sys.argv[1:])
+        main(*sys.argv[1:])
