@@ -20,7 +20,8 @@ help:  ## show this help
 
 $(INSTALLED): pyproject.toml spmix_aug/__init__.py  # the latter for its version
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
+		|| { echo "The examples need Python 3.11 or newer, the package alone 3.10;" \
+		"name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e ".[examples,test,dev]"
 	touch $@

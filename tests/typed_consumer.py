@@ -6,12 +6,13 @@ both strictly.
 
 # pyright: strict
 
-from typing import NamedTuple, assert_type
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from typing_extensions import assert_type  # in typing from Python 3.11 on; torch brings it
 
 from spmix_aug import (
     MixPlan,
