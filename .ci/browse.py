@@ -1,7 +1,7 @@
 """Open pages in Debian's Chromium, headless, and end with an error if one is not in order.
 
 A page is in order that writes no warning or error to the console, asks for nothing but itself,
-shows all of its images, tells in words what each shows, and fits on wide and narrow screens.
+shows all of its images, each with an alternative text, and fits on wide and narrow screens.
 
     python .ci/browse.py report.html [--pictures FOLDER]
 """
@@ -30,7 +30,7 @@ OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElemen
 
 
 def faults(browser: Browser, path: Path, width: int, scheme: str, picture: Path | None) -> set[str]:
-    """Open a page on a screen of some width, light or dark, and tell what is not in order."""
+    """Open a page on a screen of some width, light or dark, and return what is not in order."""
     found = set()
     address = path.resolve().as_uri()
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)

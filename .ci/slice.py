@@ -14,7 +14,7 @@ TABLES = (
 
 
 def main(source: Path, target: Path, number: int) -> None:
-    """Take training images of all classes alike, linked rather than copied; no test images."""
+    """Take as many training images of each class, linked rather than copied; no test images."""
     with (source / TABLES[2]).open(newline="") as file:
         train = {row["image"] for row in csv.DictReader(file) if row["split"] == "train"}
     with (source / TABLES[0]).open(newline="") as file:

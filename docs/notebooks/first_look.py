@@ -54,7 +54,7 @@ print(images.shape, images.dtype, torch.bincount(classes, minlength=len(names)).
 # %% [markdown]
 # ## A plan
 #
-# A plan says what is mixed with what. Nothing is random after it. Half of the samples pass through.
+# A plan says what is mixed with what. Nothing is random after it. Half of the samples stay unmixed.
 
 # %%
 mixer = SaliencyPatchMix(
