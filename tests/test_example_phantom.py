@@ -65,7 +65,7 @@ def test_layout_is_the_challenges(drawn: Path, rows: list[dict[str, str]]) -> No
     for path in (*images, *masks):
         with Image.open(path) as image:
             assert image.size == (SIZE[1], SIZE[0])
-            assert image.mode == ("RGB" if path.suffix == ".jpg" else "1")
+            assert image.mode == ("RGB" if path.suffix == ".jpg" else "L")
 
 
 def test_tables_have_the_challenges_columns(drawn: Path, rows: list[dict[str, str]]) -> None:
@@ -90,7 +90,7 @@ def test_lesions_stay_in_one_split_and_fold(rows: list[dict[str, str]]) -> None:
     places = {(row["lesion_id"], row["diagnosis"], row["split"], row["fold"]) for row in rows}
     lesions = Counter(row["lesion_id"] for row in rows)
     assert len(places) == len(lesions)
-    assert set(lesions.values()) == {1, 2, 3}
+    assert {1, 2} <= set(lesions.values()) <= {1, 2, 3}
     # Below the full set's 1.34, as a rare diagnosis needs a lesion for every fold.
     assert 1.1 < len(rows) / len(lesions) < 1.4
     assert {row["fold"] for row in rows if row["split"] == "test"} == {""}
@@ -127,9 +127,9 @@ def test_views_share_the_lesion_but_not_the_camera() -> None:
     areas = np.array([[mask.sum() for _, mask in pair] for pair in views])
     assert np.corrcoef(areas.T)[0, 1] > 0.8
     middles = np.array([[np.argwhere(mask).mean(axis=0) for _, mask in pair] for pair in views])
-    # The place is drawn anew for every lesion and every view, some 4 pixels around the centre.
-    assert middles[:, 0].std(axis=0).min() > 2.5
-    assert (middles[:, 0] - middles[:, 1]).std(axis=0).min() > 2.5
+    # The place is drawn anew for every lesion and every view, some 3 pixels around the centre.
+    assert middles[:, 0].std(axis=0).min() > 1.5
+    assert (middles[:, 0] - middles[:, 1]).std(axis=0).min() > 1.5
     assert all((one != other).mean() > 0.5 for (one, _), (other, _) in views)
 
 
@@ -223,10 +223,12 @@ def test_empty_folder_is_filled(tmp_path: Path) -> None:
         ({"test_per_class": 0}, "test_per_class must be at least 1, got 0"),
         ({"size": (31, 64)}, "height must be at least 32, got 31"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"spurious_correlation": 1.5}, r"spurious_correlation must be in \[0, 1\], got 1.5"),
+        ({"spurious_correlation": float("nan")}, "spurious_correlation .* got nan; pass a share"),
     ],
 )
 def test_numbers_out_of_range_are_refused(
-    tmp_path: Path, setting: dict[str, int], message: str
+    tmp_path: Path, setting: dict[str, float], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         draw_phantom(tmp_path / "set", **setting)  # type: ignore[arg-type]
