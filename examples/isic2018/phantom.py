@@ -10,10 +10,10 @@ Example:
     python -m examples.isic2018.phantom --out data/phantom --spurious-correlation 0.9
 """
 
-import argparse
 import csv
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -211,7 +211,7 @@ def _plan(train_images: int, test_per_class: int, rho: float, seed: int) -> list
 
 
 def draw_phantom(
-    root: Path,
+    out: Path,
     *,
     train_images: int = 1400,
     test_per_class: int = 20,
@@ -220,12 +220,12 @@ def draw_phantom(
     seed: int = 0,
     progress: bool = True,
 ) -> None:
-    """Draw the whole set into the folder `root`, which appears complete or not at all.
+    """Draw the whole set into the folder `out`, which appears complete or not at all.
 
     A folder that already holds the same set is left as it is.
 
     Args:
-        root: Folder to create.
+        out: Folder to create.
         train_images: About how many training images; the diagnoses share them as in ISIC 2018,
             with at least 5 each.
         test_per_class: Test images of each diagnosis.
@@ -236,7 +236,7 @@ def draw_phantom(
         progress: Whether to show a progress bar where the output is a terminal.
 
     Raises:
-        ValueError: If a number is out of its range, or `root` holds anything else.
+        ValueError: If a number is out of its range, or `out` holds anything else.
     """
     _check_at_least(1, train_images=train_images, test_per_class=test_per_class)
     _check_at_least(0, seed=seed)
@@ -248,13 +248,13 @@ def draw_phantom(
     settings |= {"spurious_correlation": float(spurious_correlation)}
     settings |= {"height": size[0], "width": size[1], "seed": seed}
     marker = json.dumps(settings, indent=2) + "\n"
-    root = Path(root).resolve()
+    root = Path(out).resolve()
     if (root / PHANTOM_FILE).is_file() and (root / PHANTOM_FILE).read_text() == marker:
         print(f"{root} already holds this phantom; nothing to draw")
         return
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise ValueError(
-            f"root must be new, empty or a phantom of the same settings, but {root} holds "
+            f"out must be new, empty or a phantom of the same settings, but {root} holds "
             "something else; delete it or choose another folder"
         )
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -312,28 +312,13 @@ def _write_table(path: Path, header: list[str], rows: Iterable[list[str]]) -> No
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw a set from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.isic2018.phantom",
-        description="Draw synthetic skin lesions in the folder layout of ISIC 2018 task 3.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder to create")
-    parser.add_argument("--train-images", type=int, default=1400, help="about how many to train on")
-    parser.add_argument("--test-per-class", type=int, default=20, help="test images a diagnosis")
-    parser.add_argument(
-        "--spurious-correlation",
-        type=float,
-        default=0.0,
-        metavar="RHO",
-        help="share of the rare classes' training lesions on the background of their class",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
-    options = vars(parser.parse_args(arguments))
+    """Draw a set as the command line says."""
+    import tyro  # here, as the documentation draws single lesions without it
+
     try:
-        draw_phantom(options.pop("out"), **options)
+        tyro.cli(draw_phantom, prog="python -m examples.isic2018.phantom", args=arguments)
     except ValueError as error:
-        parser.error(str(error))
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from .metrics import measure
 from .mixing import ViewMixer, patch_embedding, second_batch
 from .model import build_model
 from .origin import commit, versions
-from .settings import FREE, Settings, parse
+from .settings import MAY_DIFFER_ON_RESUME, Settings, parse
 from .views import (
     MEAN,
     STD,
@@ -278,7 +278,7 @@ class Trainer:
         saved = checkpoints.load(path, self.device)
         now = {**asdict(self.settings), "ranks": self.ranks.size}
         found = {"ranks": 1, **saved["settings"]}
-        differing = [k for k in now if k not in FREE and found.get(k) != now[k]]
+        differing = [k for k in now if k not in MAY_DIFFER_ON_RESUME and found.get(k) != now[k]]
         if differing:
             was = ", ".join(f"{name}={found.get(name)!r}" for name in differing)
             raise ValueError(
