@@ -10,7 +10,9 @@ The folder is the challenge's own::
     ISIC2018_Task3_Validation_Input/ and _GroundTruth/   optional: images that those lists name too
     lesion_masks/ISIC_0024306.png ...              optional: white where the lesion is
 
-Both challenge CSV files may lie in the folder itself or in its ground-truth folder.
+Both challenge CSV files may lie in the folder itself or in its ground-truth folder. Ids may carry
+the extension of an image, and neither its kind nor capitals matter: `isic_0024306.JPG` names
+`ISIC_0024306.png`. CSV files may be separated by semicolons or tabs.
 """
 
 import csv
@@ -25,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -35,6 +37,7 @@ _NAME = "ISIC2018_Task3_{}_{}"
 _INPUT = _NAME.format("Training", "Input")
 _TRUTH = _NAME.format("Training", "GroundTruth")
 _TEST = "test"
+_IMAGE = re.compile(r"\.(jpe?g|png|bmp|tiff?|webp)$", re.IGNORECASE)
 _WAY_OUT = f"name the folder that holds {_INPUT} and {_TRUTH}, unpacked"
 
 
@@ -54,6 +57,7 @@ class Record:
 
 class _Row(NamedTuple):
     line: int
+    image: str  # as it is written, but for an extension
     values: list[str]
 
 
@@ -72,7 +76,7 @@ def read_records(root: Path, part: str = "Training") -> list[Record]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; {_WAY_OUT}")
     folder = root / _NAME.format(part, "Input")
-    files = _file_names(folder)
+    files = _image_files(folder)
     name = _NAME.format(part, "GroundTruth")
     truth = _find(root, name, f"{name}.csv")
     if truth is None:
@@ -81,24 +85,37 @@ def read_records(root: Path, part: str = "Training") -> list[Record]:
     groupings = _find(root, name, _NAME.format(part, "LesionGroupings.csv"))
     lesions = None if groupings is None else _read_table(groupings, ("lesion_id",))
 
-    missing = [image for image in rows if f"{image}.jpg" not in files]
+    missing = [key for key in rows if key not in files]
     if missing:
+        first = rows[missing[0]]
+        other = next((names[0] for key, names in files.items() if key not in rows), None)
         raise DataError(
-            f"{truth}:{rows[missing[0]].line}: {missing[0]}.jpg is not in {folder}, which lacks "
+            f"{truth}:{first.line}: {first.image}.jpg is not in {folder}, which lacks "
             f"{len(missing)} of the {len(rows)} images listed; complete the download"
+            + (f", or mend the ids or file names: no row names {other}" if other else "")
         )
     records = []
-    for image, row in rows.items():
+    for key, row in rows.items():
         where = f"{truth}:{row.line}"
-        lesion = image
+        lesion = row.image
+        official, names = f"{row.image}.jpg", sorted(files[key])
+        if len(names) > 1 and official not in names:
+            raise DataError(
+                f"{where}: {row.image} may be {' or '.join(names)} in {folder}; remove all but one"
+            )
         if lesions is not None:
-            if image not in lesions:
-                raise DataError(f"{where}: image {image} is not in {groupings}; add its row there")
-            line, (lesion,) = lesions[image]
+            if key not in lesions:
+                raise DataError(
+                    f"{where}: image {row.image} is not in {groupings}; add its row there"
+                )
+            line, _, (lesion,) = lesions[key]
             if not lesion:
-                raise DataError(f"{groupings}:{line}: image {image} has no lesion_id; fill it in")
+                raise DataError(
+                    f"{groupings}:{line}: image {row.image} has no lesion_id; fill it in"
+                )
         label = _one_hot_index(row.values, where)
-        records.append(Record(image, folder / f"{image}.jpg", label, lesion))
+        name = official if official in names else names[0]
+        records.append(Record(row.image, folder / name, label, lesion))
     return records
 
 
@@ -113,28 +130,28 @@ def read_folds(path: Path, records: Sequence[Record]) -> list[int | None]:
             or the images of one lesion are not all in one place.
     """
     rows = _read_table(path, ("split", "fold"))
-    lesion_of = {record.image: record.lesion for record in records}
+    lesion_of = {_key(record.image): record.lesion for record in records}
     folds: dict[str, int | None] = {}
     places: dict[str, tuple[int | None, int]] = {}
-    for image, (line, (split, text)) in rows.items():
+    for key, (line, image, (split, text)) in rows.items():
         where = f"{path}:{line}"
-        if image not in lesion_of:
+        if key not in lesion_of:
             raise DataError(f"{where}: image {image} is not in the ground truth; remove the row")
         fold = _parse_fold(split, text, where)
-        first, first_line = places.setdefault(lesion_of[image], (fold, line))
+        first, first_line = places.setdefault(lesion_of[key], (fold, line))
         if fold != first:
             raise DataError(
-                f"{where}: lesion {lesion_of[image]} is in {_part(fold)!r} here but in "
+                f"{where}: lesion {lesion_of[key]} is in {_part(fold)!r} here but in "
                 f"{_part(first)!r} on line {first_line}; keep all images of a lesion together"
             )
-        folds[image] = fold
-    missing = [record.image for record in records if record.image not in folds]
+        folds[key] = fold
+    missing = [record.image for record in records if _key(record.image) not in folds]
     if missing:
         raise DataError(
             f"{path}: {len(missing)} of {len(records)} images have no row, the first of them "
             f"{missing[0]}; add them or use a split made for this data"
         )
-    return [folds[record.image] for record in records]
+    return [folds[_key(record.image)] for record in records]
 
 
 def make_folds(records: Sequence[Record], *, num_folds: int = 5, seed: int = 0) -> list[int]:
@@ -248,9 +265,9 @@ def authors_split(root: Path) -> tuple[list[Record], list[Record], str]:
     records = read_records(root)
     if (root / _NAME.format("Validation", "Input")).is_dir():
         records += read_records(root, "Validation")
-    by_image = {record.image: record for record in records}
+    by_key = {_key(record.image): record for record in records}
     (train, listed), (test, listed_test) = (
-        _listed_images(root / "splits" / "authors" / f"{name}.txt", by_image)
+        _listed_images(root / "splits" / "authors" / f"{name}.txt", by_key)
         for name in ("train", "test")
     )
     found = (
@@ -260,16 +277,18 @@ def authors_split(root: Path) -> tuple[list[Record], list[Record], str]:
     return train, test, found
 
 
-def _listed_images(path: Path, by_image: dict[str, Record]) -> tuple[list[Record], int]:
+def _listed_images(path: Path, by_key: dict[str, Record]) -> tuple[list[Record], int]:
     """Take the images that a list of the authors names, and count its lines."""
     lines = _read_text(path, "the protocol needs it").splitlines()
     part = []
     for number, line in enumerate(lines, start=1):
         # One way to match alone: with several, a long line that does not match would take minutes.
-        found = re.fullmatch(r"(?:\S*[^\w-])?([\w-]+)\.jpg (\d)", line.strip())
+        found = re.fullmatch(
+            r"(?:\S*[^\w-])?([\w-]+)\.(?:jpe?g|png) (\d)", line.strip(), re.IGNORECASE
+        )
         if found is None:
             raise DataError(f"{path}:{number}: expected a path and a class index, got {line!r}")
-        record = by_image.get(found[1])
+        record = by_key.get(_key(found[1]))
         if record is None:
             continue
         if record.label != int(found[2]):
@@ -315,21 +334,43 @@ class LesionImages(Dataset[tuple[Tensor, int]]):
 def read_lesion_mask(root: Path, image: str) -> Tensor:
     """Return which pixels of an image are lesion, bool `(H, W)`, from the folder `lesion_masks`.
 
+    The file is a PNG named like the image, with the challenge's `_segmentation` behind it or
+    without. Of two levels, such as 0 and 1 or 0 and 255, the higher one is lesion; of more, as of
+    smooth edges, it is what is above 127.
+
     A mask that is whiter along its edge than inside is turned over: in the copy of the data at
     171 x 128 pixels, the masks of ISIC_0024316 to ISIC_0024717 are white outside the lesion.
 
     Raises:
-        DataError: The file is missing, broken or neither black and white nor greyscale.
+        DataError: The file is missing, broken or neither black and white nor greyscale, or has
+            more than two levels and none above 127.
     """
-    path = root / "lesion_masks" / f"{image}.png"
+    path = _mask_path(root / "lesion_masks", _IMAGE.sub("", image))
     pixels, mode = load_pixels(path, "L")
-    if mode not in ("1", "L"):
+    if mode not in ("1", "L", "P"):
         raise DataError(f"{path}: expected a black and white mask, got mode {mode}; convert it")
-    lesion = pixels > 127
+    levels = np.unique(pixels)
+    if len(levels) > 2 and levels[-1] <= 127:
+        raise DataError(
+            f"{path}: expected a mask of two levels or up to 255, got the {len(levels)} levels "
+            f"{', '.join(map(str, levels[:4]))}, ...; write it as 0 and 255"
+        )
+    lesion = pixels > (127 if len(levels) > 2 else levels[0] if len(levels) == 2 else 0)
     inside = lesion[1:-1, 1:-1]
     edge_pixels = lesion.size - inside.size
     edge_share = (lesion.sum() - inside.sum()) / edge_pixels
     return torch.from_numpy(~lesion if inside.size and edge_share > inside.mean() else lesion)
+
+
+def _mask_path(folder: Path, image: str) -> Path:
+    names = (image, f"{image}_segmentation")
+    for path in (folder / f"{name}.png" for name in names):
+        if path.exists():
+            return path
+    files = _image_files(folder) if folder.is_dir() else {}  # for other capitals
+    return next(
+        (folder / files[_key(n)][0] for n in names if _key(n) in files), folder / f"{image}.png"
+    )
 
 
 def _load_rgb(path: Path) -> Tensor:
@@ -343,6 +384,8 @@ def _load_rgb(path: Path) -> Tensor:
 def load_pixels(path: Path, mode: str) -> tuple[np.ndarray[Any, Any], str]:
     """Return the pixels of an image file in a mode of Pillow's, and the mode it has itself.
 
+    They are turned as the file's EXIF orientation says, and as a viewer shows them.
+
     Raises:
         DataError: The file is missing or broken.
     """
@@ -350,19 +393,31 @@ def load_pixels(path: Path, mode: str) -> tuple[np.ndarray[Any, Any], str]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return np.array(image.convert(mode)), image.mode
+                own = "PA" if image.mode == "P" and "transparency" in image.info else image.mode
+                ImageOps.exif_transpose(image, in_place=True)
+                return np.array(image.convert(mode)), own
     except Exception as exc:
         # On a damaged file Pillow raises whatever its parsers stumble over, not only OSError.
         raise DataError(f"{path}: cannot be read as an image ({exc}); replace the file") from exc
 
 
-def _file_names(folder: Path) -> set[str]:
+def _key(image: str) -> str:
+    """Return what tells images apart: the id without the extension of an image and capitals."""
+    return _IMAGE.sub("", image).lower()
+
+
+def _image_files(folder: Path) -> dict[str, list[str]]:
+    """Return the names of the image files in a folder, by what tells images apart."""
     # One listing, because asking for thousands of files one by one is slow on network drives.
+    files: dict[str, list[str]] = {}
     try:
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
+            for entry in entries:
+                if _IMAGE.search(entry.name) and entry.is_file():
+                    files.setdefault(_key(entry.name), []).append(entry.name)
     except OSError as exc:
         raise DataError(f"{folder}: cannot be listed ({exc.strerror}); {_WAY_OUT}") from exc
+    return files
 
 
 def _find(root: Path, folder: str, name: str) -> Path | None:
@@ -383,15 +438,18 @@ def _read_text(path: Path, way_out: str) -> str:
 def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
     """Read the fields of a CSV file with the number of each line, leaving out blank lines."""
     text = _read_text(path, "check the path")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = re.match(r"\s*([^\r\n]*)", text)[0]
+    delimiter = next((mark for mark in ",;\t" if mark in header), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        return [(reader.line_num, fields) for fields in reader if fields]
+        rows = ([field.strip() for field in fields] for fields in reader)
+        return [(reader.line_num, fields) for fields in rows if fields not in ([], [""])]
     except csv.Error as exc:
         raise DataError(f"{path}:{reader.line_num}: not CSV ({exc}); mend the line") from exc
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> dict[str, _Row]:
-    """Read a CSV file with a row per image: the values of `columns` by image, in file order."""
+    """Read a CSV file with a row per image: the values of `columns` by `_key`, in file order."""
     lines = _read_lines(path)
     if len(lines) < 2:
         raise DataError(
@@ -415,17 +473,20 @@ def _read_table(path: Path, columns: Sequence[str]) -> dict[str, _Row]:
         if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", image):
             raise DataError(
                 f"{where}: expected an image id of letters, digits and _ - . only, got {image!r}; "
-                "write it without folder and extension"
+                "write it without its folder"
             )
-        if image in rows:
-            raise DataError(f"{where}: image {image} is on line {rows[image].line} too; remove one")
-        rows[image] = _Row(line, values)
+        key = _key(image)
+        if key in rows:
+            raise DataError(f"{where}: image {image} is on line {rows[key].line} too; remove one")
+        rows[key] = _Row(line, _IMAGE.sub("", image), values)
     return rows
 
 
 def _one_hot_index(values: list[str], where: str) -> int:
+    words = {"true": "1", "false": "0"}
     try:
-        numbers = [float(value) for value in values]
+        # A decimal comma goes with semicolons.
+        numbers = [float(words.get(v.lower(), v.replace(",", "."))) for v in values]
     except ValueError:
         numbers = []
     if numbers.count(1.0) != 1 or numbers.count(0.0) != len(CLASSES) - 1:
