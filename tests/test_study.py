@@ -12,17 +12,17 @@ pytest.importorskip("torchvision")
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from examples.isic2018 import phantom
-from examples.isic2018.study import __main__ as command
-from examples.isic2018.study import engine, plan, predict
-from examples.isic2018.study.engine import Method, Run, Trainer
-from examples.isic2018.study.models import (
+from benchmarks.isic2018 import __main__ as command
+from benchmarks.isic2018 import engine, plan, predict
+from benchmarks.isic2018.engine import Method, Run, Trainer
+from benchmarks.isic2018.models import (
     SmallResNet,
     WideDepthwise,
     build_model,
     replace_classifier,
 )
-from examples.isic2018.study.partners import draw_likest, lesion_size, skin_colour
+from benchmarks.isic2018.partners import draw_likest, lesion_size, skin_colour
+from examples.isic2018 import phantom
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from examples.isic2018.study import baselines
+from benchmarks.isic2018 import baselines
 
 COUNTS = [900, 300, 299, 100, 10]
 

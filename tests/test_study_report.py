@@ -12,11 +12,11 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.container import BarContainer
 
+from benchmarks.isic2018 import __main__ as command
+from benchmarks.isic2018 import engine, plan, report
+from benchmarks.isic2018.report import Held, Pooled
 from examples.isic2018 import phantom
 from examples.isic2018.data import CLASSES
-from examples.isic2018.study import __main__ as command
-from examples.isic2018.study import engine, plan, report
-from examples.isic2018.study.report import Held, Pooled
 
 
 @pytest.fixture(scope="module")

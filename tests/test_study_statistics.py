@@ -10,8 +10,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from torch import Tensor
 
-from examples.isic2018.data import CLASSES
-from examples.isic2018.study.statistics import (
+from benchmarks.isic2018.statistics import (
     QUANTITIES,
     adjust,
     adjust_to_nv_recall,
@@ -23,6 +22,7 @@ from examples.isic2018.study.statistics import (
     resample_weights,
     summarise,
 )
+from examples.isic2018.data import CLASSES
 
 LABELS = torch.arange(7).repeat_interleave(torch.tensor([12, 30, 9, 8, 10, 5, 6]))
 # Image i shows lesion i // 2, so that a lesion has two images and some have two classes.

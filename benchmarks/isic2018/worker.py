@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from ..files import write_json
+from examples.isic2018.files import write_json
+
 from .engine import Images, Run, Trainer, load_images
 from .predict import save_weights
 

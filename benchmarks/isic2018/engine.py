@@ -20,11 +20,11 @@ from torchvision.ops import roi_align
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from examples.isic2018.data import CLASSES, LesionImages, folds_of, read_lesion_mask, read_records
+from examples.isic2018.views import MEAN, STD
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
 from spmix_aug.saliency import PROVIDERS, BorderContrast, FineGrained
 
-from ..data import CLASSES, LesionImages, folds_of, read_lesion_mask, read_records
-from ..views import MEAN, STD
 from .baselines import (
     CosineClassifier,
     LDAMLoss,

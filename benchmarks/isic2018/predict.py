@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..data import CLASSES
+from examples.isic2018.data import CLASSES
+
 from .engine import predict_with
 from .models import build_model
 

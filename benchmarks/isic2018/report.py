@@ -11,11 +11,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from examples.isic2018.data import CLASSES
+from examples.isic2018.metrics import percent, span
+from examples.isic2018.pictures import bars_of_recall, errors
 from spmix_aug import class_counts
 
-from ..data import CLASSES
-from ..metrics import percent, span
-from ..pictures import bars_of_recall, errors
 from .engine import Images, Run, Trainer, decode
 from .plan import (
     CHOOSING_FOLDS,

@@ -1,6 +1,6 @@
 """Run a stage of the study, or as much of it as there is time for; finished runs are kept.
 
-python -m examples.isic2018.study STAGE --data FOLDER --out FOLDER [--minutes 60]
+python -m benchmarks.isic2018 STAGE --data FOLDER --out FOLDER [--minutes 60]
 
 The stage `report` trains nothing: it writes the tables and figures of REPORT.md beside FOLDER.
 """
@@ -29,7 +29,7 @@ def missing(runs: Sequence[Run], out: Path, weights: bool = False) -> list[Run]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing of a stage, then print its table."""
     parser = argparse.ArgumentParser(
-        prog="python -m examples.isic2018.study", description=__doc__.split("\n")[0]
+        prog="python -m benchmarks.isic2018", description=__doc__.split("\n")[0]
     )
     parser.add_argument("stage", choices=[*STAGES, "report"])
     parser.add_argument("--data", type=Path, required=True, help="folder in the challenge's layout")

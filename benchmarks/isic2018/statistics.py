@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import metrics
-from ..data import CLASSES
+from examples.isic2018 import metrics
+from examples.isic2018.data import CLASSES
 
 TAIL = ("DF", "VASC", "AKIEC", "BCC")
 RARE = ("DF", "VASC", "AKIEC")
