@@ -1,6 +1,6 @@
 """The study: every method trains, the same for one seed, and results are kept."""
 
-import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -21,7 +21,9 @@ from benchmarks.isic2018.models import (
     build_model,
     replace_classifier,
 )
-from benchmarks.isic2018.partners import draw_likest, lesion_size, skin_colour
+from benchmarks.isic2018.partners import draw_most_similar, lesion_size, skin_colour
+from benchmarks.isic2018.statistics import measure
+from benchmarks.records import TEST, Record, read, write_run
 from examples.isic2018 import phantom
 
 
@@ -40,18 +42,38 @@ def images(data):
 
 
 def small_run(method, **kwargs):
-    return Run("tried", method, model="small", epochs=1, **kwargs)
+    return Run("choose", "tried", method, model="small", epochs=1, **kwargs)
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A folder in place of that of the gathered files."""
+    monkeypatch.setattr(command, "KEPT", tmp_path / "kept")
+    return tmp_path / "kept"
 
 
 @pytest.mark.parametrize("name", plan.METHODS)
 def test_every_method_trains(images, name):
-    result = Trainer(small_run(plan.METHODS[name]), images).result()
-    probabilities = engine.decode(result["probabilities"])
+    run = small_run(plan.METHODS[name])
+    record = Trainer(run, images).result()
+    assert (record.key, record.settings) == ("choose/tried/0/0", run.settings)
+    assert record.device == "cpu"
+    assert len(record.figures["losses"]) == 1
+    probabilities = record.probabilities
     assert probabilities.shape == (len(images.part("0", held=True)), 7)
     torch.testing.assert_close(
         probabilities.sum(1), torch.ones(len(probabilities)), atol=5e-3, rtol=0
     )
-    assert json.loads(json.dumps(result)) == result
+
+
+def test_a_run_is_measured_where_every_class_is_held_out(images):
+    record = Trainer(small_run(plan.SAMPLER, fold="test"), images).result()
+    labels = images.labels[images.part("test", held=True)]
+    expected = measure(record.probabilities, labels)
+    assert record.figures == {"losses": record.figures["losses"], **expected}
+    one_class = replace(images, labels=torch.where(images.folds == TEST, 1, images.labels))
+    record = Trainer(small_run(plan.SAMPLER, fold="test"), one_class).result()
+    assert list(record.figures) == ["losses"]
 
 
 def test_one_seed_gives_one_result(images):
@@ -60,9 +82,9 @@ def test_one_seed_gives_one_result(images):
     first = Trainer(run, images).result()
     torch.manual_seed(6)
     second = Trainer(run, images).result()
-    assert first["probabilities"] == second["probabilities"]
+    assert (first.predictions == second.predictions).all()
     other = Trainer(small_run(plan.SPMIX, seed=1), images).result()
-    assert first["probabilities"] != other["probabilities"]
+    assert (first.predictions != other.predictions).any()
 
 
 def test_methods_take_the_same_steps(images):
@@ -81,7 +103,7 @@ def test_what_is_held_out_is_not_trained_on(images):
         assert not train & held
         test = set(images.part("test", held=True).tolist())
         assert not train & test
-        lesions = [{images.lesions[i] for i in part} for part in (train, held)]
+        lesions = [set(images.groups[list(part)].tolist()) for part in (train, held)]
         assert not lesions[0] & lesions[1]
 
 
@@ -119,23 +141,25 @@ def test_only_rarer_classes_are_mixed_where_the_tail_alone_is(images):
     assert int(partner[3]) in (0, 1, 2)
 
 
-def test_partners_are_the_likest_of_those_eligible():
+def test_partners_are_the_most_similar_of_those_eligible():
     frequency = torch.tensor([9, 9, 9, 4, 4, 2])
-    likeness = torch.tensor([[0.0], [1.0], [5.0], [5.1], [0.2], [1.1]])
+    descriptors = torch.tensor([[0.0], [1.0], [5.0], [5.1], [0.2], [1.1]])
     generator = torch.Generator().manual_seed(0)
     # With six samples all eligible ones are candidates.
-    found = draw_likest(likeness, frequency, p=1.0, generator=generator)
+    found = draw_most_similar(descriptors, frequency, p=1.0, generator=generator)
     assert found.tolist() == [1, 0, 1, 2, 0, 1]
-    unmixed = draw_likest(likeness, frequency, p=0.0, generator=generator)
+    unmixed = draw_most_similar(descriptors, frequency, p=0.0, generator=generator)
     assert unmixed.tolist() == list(range(6))
-    alone = draw_likest(likeness[4:], frequency[4:], p=1.0, generator=generator)
+    alone = draw_most_similar(descriptors[4:], frequency[4:], p=1.0, generator=generator)
     assert alone.tolist() == [0, 0]
 
 
 def test_partners_are_drawn_with_probability_p_and_not_always_the_same():
     generator = torch.Generator().manual_seed(0)
-    likeness, frequency = torch.arange(64.0).unsqueeze(1), torch.full((64,), 3)
-    drawn = [draw_likest(likeness, frequency, p=0.5, generator=generator) for _ in range(200)]
+    descriptors, frequency = torch.arange(64.0).unsqueeze(1), torch.full((64,), 3)
+    drawn = [
+        draw_most_similar(descriptors, frequency, p=0.5, generator=generator) for _ in range(200)
+    ]
     partners = torch.stack(drawn)
     mixed = partners != torch.arange(64)
     assert 0.48 < mixed.float().mean() < 0.52
@@ -213,54 +237,83 @@ def test_mixup_pairs_samples_of_both_halves_of_the_batch(images):
     assert targets.shape == (engine.BATCH, 7)
 
 
-def test_predictions_survive_writing():
-    probabilities = torch.rand(5, 7).softmax(1)
-    decoded = engine.decode(engine.encode(probabilities))
-    torch.testing.assert_close(decoded, probabilities, rtol=1e-3, atol=1e-3)
-
-
-def test_finished_runs_are_not_run_again(data, tmp_path, monkeypatch, capsys):
-    names = ["sampler", "spmix_border"]
-    runs = [Run(n, plan.METHODS[n], f, 0, "small", 1) for n in names for f in ("0", "1")]
+def test_finished_runs_are_not_run_again(data, kept, tmp_path, monkeypatch, capsys):
+    names, out = ["sampler", "spmix_border"], tmp_path / "runs"
+    runs = [Run("choose", n, plan.METHODS[n], f, 0, "small", 1) for n in names for f in ("0", "1")]
     monkeypatch.setitem(command.STAGES, "choose", runs)
-    arguments = ["choose", "--data", str(data), "--out", str(tmp_path)]
+    arguments = ["choose", "--data", str(data), "--runs", str(out)]
     command.main([*arguments, "--minutes", "0"])
-    assert not list(tmp_path.rglob("*.json"))
+    assert not list(out.rglob("*.json"))
+    command.main([*arguments, "--only", "choose/sampler/1/0"])
+    assert [path.relative_to(out).as_posix() for path in out.rglob("*.json")] == [
+        "choose/sampler/1/0.json"
+    ]
+    capsys.readouterr()
     command.main(arguments)
-    assert "4 runs, 4 to do" in capsys.readouterr().err
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert "4 runs, 3 to do" in capsys.readouterr().err
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
     assert len(times) == 4
     command.main(arguments)
     said = capsys.readouterr()
     assert "4 runs, 0 to do" in said.err
     assert "| sampler | 2 |" in said.out
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == times
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == times
+    command.main(["gather", "--runs", str(out)])
+    assert capsys.readouterr().out == f"4 runs gathered in {kept}\n"
+    shutil.rmtree(out)  # what was gathered is finished too
+    command.main(arguments)
+    assert capsys.readouterr().out == said.out
+
+
+def test_a_stage_needs_images_and_names_of_its_runs(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["small"])
+    assert "the stage small needs images: --data FOLDER" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["small", "--data", "none", "--only", "small/sampler/9/0"])
+    told = "the stage small has no run small/sampler/9/0, but small/sampler/0/0"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["final", "second"])
-def test_the_final_stages_show_nothing(data, tmp_path, monkeypatch, capsys, stage):
-    runs = [Run("sampler", plan.SAMPLER, fold, 0, "small", 1) for fold in ("3", "4", "test")]
+def test_the_final_stages_show_nothing(data, kept, tmp_path, monkeypatch, capsys, stage):
+    runs = [Run(stage, "sampler", plan.SAMPLER, fold, 0, "small", 1) for fold in ("3", "4", "test")]
     monkeypatch.setitem(command.STAGES, stage, runs)
     for run in runs[:2]:
-        (tmp_path / run.path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / run.path).write_text("{}")
-    command.main([stage, "--data", str(data), "--out", str(tmp_path), "--minutes", "0"])
+        record = Record(stage, run.arm, run.fold, 0, run.settings, "c", "cpu", 1.0, {})
+        write_run(tmp_path, record)
+    arguments = ["--data", str(data), "--runs", str(tmp_path)]
+    command.main([stage, *arguments, "--minutes", "0", "--jobs", "1"])
     said = capsys.readouterr().out
     assert said == "1 runs left; the report shows them when all are done\n"
 
 
-def test_kept_weights_predict_what_the_run_predicted(data, images, tmp_path, monkeypatch):
+def test_kept_weights_predict_what_the_run_predicted(data, kept, images, tmp_path, monkeypatch):
     run = small_run(plan.SAMPLER)
-    monkeypatch.setitem(plan.METHODS, run.name, run.method)
+    monkeypatch.setitem(plan.METHODS, run.arm, run.method)
     monkeypatch.setitem(command.STAGES, "choose", [run])
-    command.main(["choose", "--data", str(data), "--out", str(tmp_path), "--weights"])
-    result = json.loads((tmp_path / run.path).read_text())
+    arguments = ["--data", str(data), "--runs", str(tmp_path), "--jobs", "1"]
+    command.main(["choose", *arguments, "--weights"])
+    record = read(tmp_path).runs[run.key]
     held = images.pixels[images.part(run.fold, held=True)]
-    found = predict((tmp_path / run.path).with_suffix(".pt"), held)
+    found = predict(tmp_path / f"{run.key}.pt", held)
     assert found.shape == (len(held), 7)
     torch.testing.assert_close(found.sum(1), torch.ones(len(held)))
     # Half precision of the weights, and of the probabilities.
-    torch.testing.assert_close(found, engine.decode(result["probabilities"]), rtol=0, atol=5e-3)
+    torch.testing.assert_close(found, record.probabilities, rtol=0, atol=5e-3)
+
+
+def test_being_mixed_tells_nothing_unless_the_tail_alone_is(data, kept, tmp_path, capsys):
+    command.main(["cue", "--data", str(data), "--runs", str(tmp_path), "--jobs", "1"])
+    assert "| spmix_border | 100.0 | 100.0 |" in capsys.readouterr().out
+    found = {record.arm: record for record in read(tmp_path).runs.values()}
+    assert set(found) == {"tail_only", "spmix_border", "p_0.5"}
+    assert all(not len(record.predictions) for record in found.values())
+    tail_only, half = found["tail_only"].figures, found["p_0.5"].figures
+    assert tail_only["mixed"]["NV"] == 0
+    assert tail_only["guess"] > 0.95
+    assert half["guess"] < 0.6
+    assert 0.35 < half["mixed"]["NV"] < 0.65
 
 
 def test_predict_refuses_other_images(tmp_path):
@@ -300,4 +353,12 @@ def test_unknown_models_are_refused():
 
 def test_a_method_is_plain_data():
     assert Method(p=0.5) == Method()
-    assert Run("a", Method(), "0", 3).path == "lite0_6/a/fold0_seed3.json"
+    assert Run("final", "a", Method(), "0", 3).key == "final/a/0/3"
+
+
+def test_each_run_of_the_plan_has_one_name():
+    settings = {}
+    for stage, runs in plan.STAGES.items():
+        assert len({run.key for run in runs}) == len(runs), stage
+        for run in runs:
+            assert settings.setdefault(run.key, run.settings) == run.settings

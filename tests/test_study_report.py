@@ -1,8 +1,9 @@
 """The study's report: runs are pooled by fold and seed, and tables say what was measured."""
 
-import json
-from dataclasses import asdict
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,33 +16,27 @@ from matplotlib.container import BarContainer
 from benchmarks.isic2018 import __main__ as command
 from benchmarks.isic2018 import engine, plan, report
 from benchmarks.isic2018.report import Held, Pooled
-from examples.isic2018 import phantom
+from benchmarks.records import Cases, Record, Results, read, write_cases, write_run
 from examples.isic2018.data import CLASSES
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("report") / "data"
-    phantom.draw_phantom(
-        root, train_images=140, test_per_class=1, size=(48, 64), seed=0, progress=False
-    )
-    return root
+PAGE = command.KEPT / "REPORT.md"
 
 
 @pytest.fixture(scope="module")
-def images(data):
-    return engine.load_images(data)
+def cases():
+    """Images of all classes in five folds and the test, 28 in each."""
+    labels = torch.arange(168) % 7
+    return Cases(labels, torch.arange(168), torch.arange(168) // 28 - 1)
 
 
-def write_run(folder, name, fold, seed, probabilities, seconds=60.0):
-    path = folder / name / f"fold{fold}_seed{seed}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    result = {
-        "method": asdict(plan.METHODS[name]),
-        "probabilities": engine.encode(probabilities),
-        "seconds": seconds,
-    }
-    path.write_text(json.dumps(result))
+def record_of(name, fold, seed, probabilities, seconds=60.0, stage="choose"):
+    run = engine.Run(stage, name, plan.METHODS[name], fold, seed)
+    predictions = probabilities.numpy().astype(np.float16)
+    return Record(stage, name, fold, seed, run.settings, "c", "cpu", seconds, {}, predictions)
+
+
+def results_of(cases, *records):
+    return Results({record.key: record for record in records}, cases)
 
 
 def guesses(labels, wrong=()):
@@ -51,29 +46,36 @@ def guesses(labels, wrong=()):
     return torch.nn.functional.one_hot(named, 7).float() * 0.93 + 0.01
 
 
-def test_runs_are_pooled_in_the_order_of_the_folds(tmp_path):
+def test_runs_are_pooled_in_the_order_of_the_folds():
     labels = torch.arange(14) % 7
-    for seed in (0, 2):
-        for fold in ("0", "1"):
+    records = [record_of("sampler", "0", 1, guesses(labels))]  # fold 1 is missing
+    for seed in (2, 0):
+        for fold in ("1", "0"):
             part = guesses(labels, [seed] if fold == "1" else [])
-            write_run(tmp_path, "sampler", fold, seed, part, seconds=60.0 * (seed + 1))
-    write_run(tmp_path, "sampler", "0", 1, guesses(labels))  # fold 1 is missing
-    found = report.load_method(tmp_path, "sampler", ["0", "1"])
-    assert (found.seeds, found.runs, found.minutes) == ((0, 2), 4, 1.0)
+            records.append(record_of("sampler", fold, seed, part, seconds=60.0 * (seed + 1)))
+    records.append(record_of("spmix_border", "0", 0, guesses(labels)))
+    (found,) = report.pool_methods(records, ["0", "1"])
+    assert (found.name, found.seeds, found.runs, found.minutes) == ("sampler", (0, 2), 4, 1.0)
     assert found.probabilities.shape == (2, 28, 7)
     right = found.probabilities.argmax(2) == labels.repeat(2)
     assert (~right).nonzero().tolist() == [[0, 14], [1, 16]]
-    assert report.load_method(tmp_path, "sampler", ["0", "1"], [0, 1]) is None
-    assert report.load_method(tmp_path, "sampler", ["0", "1"], [2]).seeds == (2,)
-    assert report.load_method(tmp_path, "nothing", ["0"]) is None
+    names = [one.name for one in report.pool_methods(records, ["0"])]
+    assert names == ["sampler", "spmix_border"]
 
 
-def test_results_of_other_settings_are_refused(tmp_path, monkeypatch):
-    write_run(tmp_path, "spmix_border", "0", 0, guesses(torch.arange(7)))
-    assert report.load_method(tmp_path, "spmix_border", ["0"]).runs == 1
-    monkeypatch.setitem(plan.METHODS, "spmix_border", engine.Method(mixer="spmix", p=0.7))
-    with pytest.raises(ValueError, match=r"`spmix_border`.*differ in \['p'\]"):
-        report.load_method(tmp_path, "spmix_border", ["0"])
+def test_results_of_other_settings_are_refused(cases):
+    record = record_of("spmix_border", "0", 0, guesses(torch.arange(7)))
+    run = engine.Run("choose", "spmix_border", plan.SPMIX)
+    assert report.finished([run], results_of(cases, record)) == [record]
+    del record.settings["backgrounds"]  # as if it were newer than the run
+    assert report.finished([run], results_of(cases, record)) == [record]
+    assert report.finished([run], results_of(cases)) == []
+    for changed, name in (
+        (replace(run, epochs=7), "epochs"),
+        (replace(run, method=plan.SOFT), "normalize"),
+    ):
+        with pytest.raises(ValueError, match=rf"`choose/spmix_border/0/0`.*differ in \['{name}'\]"):
+            report.finished([changed], results_of(cases, record))
 
 
 def pooled(name, seeds, probabilities):
@@ -83,7 +85,7 @@ def pooled(name, seeds, probabilities):
 @pytest.fixture
 def held():
     labels = torch.arange(70) % 7
-    return Held(labels, [str(i) for i in range(70)], torch.tensor([9, 60, 5, 4, 9, 1, 2]))
+    return Held(labels, torch.arange(70), torch.tensor([9, 60, 5, 4, 9, 1, 2]))
 
 
 def test_the_table_compares_on_shared_seeds_and_puts_the_best_first(held):
@@ -152,18 +154,9 @@ def test_figures_show_all_methods(held, tmp_path):
     assert [label.get_text() for label in panel.get_yticklabels()] == ["spmix_border"]
 
 
-def test_being_mixed_tells_nothing_unless_the_tail_alone_is(images):
-    rows = report.mixing_cue(images, ["tail_only", "p_0.5"]).splitlines()[2:]
-    tail_only, half = ([float(c) for c in row.strip("|").split("|")[1:]] for row in rows)
-    nv = CLASSES.index("NV")
-    assert tail_only[nv] == 0
-    assert tail_only[-1] > 95
-    assert half[-1] < 60
-    assert 35 < half[nv] < 65
-
-
-def test_the_page_keeps_its_text(data, tmp_path, monkeypatch, capsys):
-    out, page = tmp_path / "results", tmp_path / "REPORT.md"
+def test_the_page_keeps_its_text(cases, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "KEPT", tmp_path)
+    page, runs = tmp_path / "REPORT.md", tmp_path / "runs"
     marks = [
         "final",
         "second",
@@ -173,12 +166,17 @@ def test_the_page_keeps_its_text(data, tmp_path, monkeypatch, capsys):
         "cue",
     ]
     page.write_text("".join(f"before {m}\n<!-- {m} -->\nstale\n<!-- end -->\n" for m in marks))
-    runs = [engine.Run("sampler", plan.METHODS["sampler"], fold, 0) for fold in ("0", "1", "2")]
-    images = engine.load_images(data)
-    for run in runs:
-        held = images.labels[images.part(run.fold, held=True)]
-        write_run(out / "lite0_6", "sampler", run.fold, 0, guesses(held, [0]))
-    command.main(["report", "--data", str(data), "--out", str(out)])
+    with pytest.raises(ValueError, match="there are none: run a stage first"):
+        command.main(["report", "--runs", str(runs)])
+    write_cases(runs, cases)
+    for fold in ("0", "1", "2"):
+        held = cases.labels[cases.part(fold, held=True)]
+        write_run(runs, record_of("sampler", fold, 0, guesses(held, [0])))
+    shares = dict.fromkeys(CLASSES, 0.25)
+    cue = plan.STAGES["cue"][0]
+    figures = {"mixed": shares, "guess": 0.5}
+    write_run(runs, Record("cue", cue.arm, "0", 0, cue.settings, "c", "cpu", 1.0, figures))
+    command.main(["report", "--runs", str(runs)])
     text = page.read_text()
     assert "stale" not in text
     assert all(f"before {mark}\n<!-- {mark} -->\n\n" in text for mark in marks)
@@ -187,44 +185,75 @@ def test_the_page_keeps_its_text(data, tmp_path, monkeypatch, capsys):
         assert f"0 of {len(plan.STAGES[stage])} runs are done" in text
     assert "| sampler | 3 |" in text
     assert "| sampler | 1 |" in text
-    assert (tmp_path / "figures" / "ablations.svg").stat().st_size > 1000
-    command.main(["report", "--data", str(data), "--out", str(out)])
+    assert f"| {cue.arm} |{' 25.0 |' * 7} 50.0 |" in text
+    drawn = (tmp_path / "figures" / "ablations.svg").read_bytes()
+    assert len(drawn) > 1000
+    command.main(["gather", "--runs", str(runs)])
+    command.main(["report", "--runs", str(tmp_path / "none")])  # from the gathered files alone
     assert page.read_text() == text
+    assert (tmp_path / "figures" / "ablations.svg").read_bytes() == drawn
 
 
-def test_final_tables_are_shown_when_all_runs_are_there(data, tmp_path, monkeypatch):
+def test_final_tables_are_shown_when_all_runs_are_there(cases, tmp_path, monkeypatch):
     names = ["spmix_border", "sampler"]
-    runs = [engine.Run(n, plan.METHODS[n], f, 0) for f in plan.FINAL_FOLDS for n in names]
+    runs = [engine.Run("final", n, plan.METHODS[n], f, 0) for f in plan.FINAL_FOLDS for n in names]
     monkeypatch.setattr(report, "FINAL", names)
     monkeypatch.setitem(report.STAGES, "final", runs)
     monkeypatch.setattr(report, "SECOND", names)
     monkeypatch.setitem(report.STAGES, "second", [run for run in runs if run.fold != "test"])
-    images = engine.load_images(data)
-    assert report._second(images, tmp_path).startswith("0 of 4 runs are done")
-    for run in runs[:-1]:
-        labels = images.labels[images.part(run.fold, held=True)]
+    records = []
+    for run in runs:
+        labels = cases.labels[cases.part(run.fold, held=True)]
         wrong = (labels == CLASSES.index("DF")).nonzero().flatten().tolist()
-        write_run(
-            tmp_path / "lite0_6",
-            run.name,
-            run.fold,
-            0,
-            guesses(labels, wrong if run.name == "sampler" else []),
-        )
-    assert report._final(images, tmp_path, tmp_path).startswith("5 of 6 runs are done")
-    write_run(tmp_path / "lite0_6", "sampler", "test", 0, guesses(labels, wrong))
-    text = report._final(images, tmp_path, tmp_path)
+        given = guesses(labels, wrong if run.arm == "sampler" else [])
+        records.append(record_of(run.arm, run.fold, 0, given, stage="final"))
+    assert report._second(results_of(cases)).startswith("0 of 4 runs are done")
+    unfinished = results_of(cases, *records[:-1])
+    assert report._final(unfinished, tmp_path).startswith("5 of 6 runs are done")
+    results = results_of(cases, *records)
+    text = report._final(results, tmp_path)
     assert text.count("| sampler | 3 | 85.7 |") == 1
     assert text.count("| sampler | 2 | 85.7 |") == 1
     assert text.count("| sampler | 1 | 85.7 |") == 1
     all_df = "+14.3 (14.3 to 14.3) | +25.0 (25.0 to 25.0) | +33.3 (33.3 to 33.3)"
     assert text.count(f"| `sampler` | {all_df} | +0.0 (0.0 to 0.0) |") == 3
     assert (tmp_path / "recall.svg").exists()
-    second = report._second(images, tmp_path)
+    second = report._second(results)
     assert "| sampler | 2 | 85.7 |" in second
     assert f"| `sampler` | {all_df} |" in second
     row = next(line for line in text.splitlines() if line.startswith("| sampler | 100.0 (100.0"))
     assert [cell.split()[0] for cell in row.split("|")[2:-1]] == ["100.0"] * 5 + ["0.0", "100.0"]
+
+
+def test_the_kept_files_have_every_run_of_the_plan():
+    results = read(command.KEPT)
+    planned = {run.key for runs in plan.STAGES.values() for run in runs}
+    assert results.runs.keys() == planned
+    for key, record in results.runs.items():
+        held = results.cases.part(record.fold, held=True)
+        assert len(record.predictions) == (0 if record.stage == "cue" else len(held)), key
+
+
+def test_a_table_of_the_page_is_made_from_the_kept_files():
+    table = report.stage_table(plan.STAGES["small"], read(command.KEPT))
+    assert f"<!-- folds 0 to 2, small ResNet -->\n\n{table}\n<!-- end -->" in PAGE.read_text()
+
+
+@pytest.mark.slow
+def test_the_page_is_made_from_the_kept_files(tmp_path):
+    text = PAGE.read_text()
+    emptied = tmp_path / "REPORT.md"
+    emptied.write_text(
+        re.sub(r"(<!-- (?!end).*? -->\n).*?(<!-- end -->)", r"\1\2", text, flags=re.DOTALL)
+    )
+    assert len(emptied.read_text()) < len(text) / 2
+    report.write_report(read(command.KEPT), emptied)
+    assert emptied.read_text() == text
+    for figure in ("ablations", "recall", "tradeoff"):
+        drawn = (tmp_path / f"figures/{figure}.svg").stat().st_size
+        assert drawn == pytest.approx(
+            (PAGE.parent / f"figures/{figure}.svg").stat().st_size, rel=0.1
+        )
 
 
 def test_a_page_without_a_mark_is_refused():

@@ -1,8 +1,8 @@
 """Run a stage of the study, or as much of it as there is time for; finished runs are kept.
 
-python -m benchmarks.isic2018 STAGE --data FOLDER --out FOLDER [--minutes 60]
-
-The stage `report` trains nothing: it writes the tables and figures of REPORT.md beside FOLDER.
+python -m benchmarks.isic2018 STAGE --data FOLDER [--minutes 60]
+python -m benchmarks.isic2018 gather   # bring finished runs into results.jsonl and predictions.npz
+python -m benchmarks.isic2018 report   # write the tables and figures of REPORT.md
 """
 
 import argparse
@@ -14,37 +14,63 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
-from .engine import Images, Run, load_images
+from benchmarks.records import gather, read, write_cases
+
+from .engine import Run, read_cases
 from .plan import MINUTES, STAGES
-from .report import held_images, load_method, table, write_report
+from .report import stage_table, write_report
 from .worker import start_worker, work
 
-
-def missing(runs: Sequence[Run], out: Path, weights: bool = False) -> list[Run]:
-    """Choose the runs that have no result yet, or no weights where those are wanted too."""
-    suffix = ".pt" if weights else ".json"
-    return [run for run in runs if not (out / run.path).with_suffix(suffix).exists()]
+KEPT = Path(__file__).parent
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing of a stage, then print its table."""
+    """Run what is missing of a stage, then print its table; or gather, or report."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.isic2018", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("stage", choices=[*STAGES, "report"])
-    parser.add_argument("--data", type=Path, required=True, help="folder in the challenge's layout")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("stage", choices=[*STAGES, "gather", "report"])
+    parser.add_argument("--data", type=Path, help="folder in the challenge's layout")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/isic2018"), help="folder of finished runs"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="RUN", help="names of runs, STAGE/ARM/FOLD/SEED"
+    )
     parser.add_argument("--minutes", type=float, help="start no run that would end later")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
     parser.add_argument(
-        "--weights", action="store_true", help="keep weights too, beside each result"
+        "--weights", action="store_true", help="keep weights too, beside each run's file"
     )
     options = parser.parse_args(arguments)
-    if options.stage == "report":
-        write_report(load_images(options.data), options.out, options.out.parent / "REPORT.md")
-        return
-    runs = STAGES[options.stage]
-    todo = missing(runs, options.out, options.weights)
+    if options.stage == "gather":
+        print(f"{gather(options.runs, KEPT)} runs gathered in {KEPT}")
+    elif options.stage == "report":
+        write_report(read(KEPT, options.runs), KEPT / "REPORT.md")
+    elif options.data is None:
+        parser.error(f"the stage {options.stage} needs images: --data FOLDER")
+    else:
+        runs = {run.key: run for run in STAGES[options.stage]}
+        if unknown := [key for key in options.only or () if key not in runs]:
+            parser.error(
+                f"the stage {options.stage} has no run {unknown[0]}, but {next(iter(runs))}"
+            )
+        _run([runs[key] for key in options.only or runs], options)
+
+
+def _run(runs: Sequence[Run], options: argparse.Namespace) -> None:
+    """Run those of `runs` that have no result yet, or no weights where those are wanted too."""
+    write_cases(options.runs, read_cases(options.data))
+    known = read(KEPT, options.runs).runs
+    todo = [
+        run
+        for run in runs
+        if (
+            not (options.runs / f"{run.key}.pt").exists()
+            if options.weights
+            else run.key not in known
+        )
+    ]
     budget = sum(MINUTES[run.model] for run in todo) / options.jobs
     print(f"{len(runs)} runs, {len(todo)} to do: about {budget:.0f} minutes", file=sys.stderr)
     deadline = None if options.minutes is None else time.time() + 60 * options.minutes
@@ -55,27 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (options.data,),
     ) as pool:
         latest = [None if deadline is None else deadline - 60 * MINUTES[run.model] for run in todo]
-        seconds = pool.map(work, todo, repeat(options.out), latest, repeat(options.weights))
+        seconds = pool.map(work, todo, repeat(options.runs), latest, repeat(options.weights))
         for run, spent in zip(todo, seconds, strict=True):
             if spent is not None:
-                print(f"{run.path}: {spent:.0f} s", file=sys.stderr, flush=True)
+                print(f"{run.key}: {spent:.0f} s", file=sys.stderr, flush=True)
+    results = read(KEPT, options.runs)
     if options.stage in ("final", "second"):  # looked at once, in the report
-        print(
-            f"{len(missing(runs, options.out))} runs left; the report shows them when all are done"
-        )
+        left = sum(run.key not in results.runs for run in runs)
+        print(f"{left} runs left; the report shows them when all are done")
     else:
-        print(_table(runs, load_images(options.data), options.out))
-
-
-def _table(runs: Sequence[Run], images: Images, out: Path) -> str:
-    """Write the stage's table, of the methods that a seed has on all folds."""
-    names, folds = (
-        list(dict.fromkeys(values))
-        for values in zip(*((r.name, r.fold) for r in runs), strict=True)
-    )
-    folder = (out / runs[0].path).parents[1]
-    found = [load_method(folder, name, folds) for name in names]
-    return table([m for m in found if m is not None], held_images(images, folds))
+        print(stage_table(runs, results))
 
 
 if __name__ == "__main__":

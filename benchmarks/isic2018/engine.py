@@ -4,7 +4,6 @@ All images lie in memory, geometry and colour are batched tensor operations, and
 the same steps, schedule and geometry.
 """
 
-import base64
 import math
 import time
 from collections.abc import Iterator
@@ -20,7 +19,9 @@ from torchvision.ops import roi_align
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from benchmarks.records import TEST, Cases, Record
 from examples.isic2018.data import CLASSES, LesionImages, folds_of, read_lesion_mask, read_records
+from examples.isic2018.origin import commit
 from examples.isic2018.views import MEAN, STD
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
 from spmix_aug.saliency import PROVIDERS, BorderContrast, FineGrained
@@ -35,12 +36,13 @@ from .baselines import (
     remix,
 )
 from .models import build_model, replace_classifier
-from .partners import DESCRIPTORS, draw_likest
+from .partners import DESCRIPTORS, draw_most_similar
+from .statistics import measure
 
 K = len(CLASSES)
 SIDE = 64
 BATCH = 64
-SOFT_MIXERS = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
+TORCHVISION_MIXERS = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Method:
     p: float = 0.5
     mixed_classes: str = "all"  # or tail: only classes with fewer images than the largest
     pairing: str = "relative"  # or any; balanced: partners from a second, class-balanced loader
-    match: str = "nothing"  # or skin, size: the likest of a few eligible partners
+    match: str = "nothing"  # or skin, size: the most similar of a few eligible partners
     backgrounds: int = 1  # partners of each sample, whose mixes are averaged
     random_strength: bool = False  # each sample takes a random share, 0 to 1, of its partner's part
     target: str = "own"
@@ -71,9 +73,10 @@ class Method:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a method, a model, the fold that is held out, and a seed."""
+    """One training: the stage it is for, a method, the fold held out, a seed, and a model."""
 
-    name: str
+    stage: str
+    arm: str  # the name of the method
     method: Method = field(compare=False)
     fold: str = "0"
     seed: int = 0
@@ -81,51 +84,47 @@ class Run:
     epochs: int = 6
 
     @property
-    def path(self) -> str:
-        """Where its result lies, relative to the folder of the study."""
-        return f"{self.model}_{self.epochs}/{self.name}/fold{self.fold}_seed{self.seed}.json"
+    def key(self) -> str:
+        """The name of its record."""
+        return f"{self.stage}/{self.arm}/{self.fold}/{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides it besides its fold and seed."""
+        return {"model": self.model, "epochs": self.epochs, **asdict(self.method)}
 
 
 @dataclass(frozen=True)
-class Images:
-    """The data set in memory: `(N,3,H,W)` uint8, masks `(N,1,H,W)` uint8 of 0 and 1."""
+class Images(Cases):
+    """The data set in memory, with pixels `(N,3,H,W)` and masks `(N,1,H,W)` of 0 and 1, uint8."""
 
     pixels: Tensor
     masks: Tensor
-    labels: Tensor
-    lesions: list[str]
-    names: list[str]
-    folds: list[int | None]
 
-    def part(self, fold: str, *, held: bool) -> Tensor:
-        """Index the images that are held out with `fold`, or those that are trained on."""
-        chosen = [
-            (place is None if fold == "test" else place == int(fold))
-            if held
-            else (place is not None and (fold == "test" or place != int(fold)))
-            for place in self.folds
-        ]
-        return torch.tensor(chosen).nonzero().flatten()
+
+def read_cases(root: Path) -> Cases:
+    """Read the labels, lesions and folds of a folder in the challenge's layout."""
+    records = read_records(root)
+    folds = folds_of(root, records, split_file=None, seed=0)
+    # Numbers in the order of the names, in which the bootstrap draws.
+    _, lesions = np.unique([record.lesion for record in records], return_inverse=True)
+    return Cases(
+        torch.tensor([record.label for record in records]),
+        torch.from_numpy(lesions),
+        torch.tensor([TEST if fold is None else fold for fold in folds]),
+    )
 
 
 def load_images(root: Path) -> Images:
     """Read a folder in the challenge's layout, with lesion masks."""
-    records = read_records(root)
-    folds = folds_of(root, records, split_file=None, seed=0)
+    cases, records = read_cases(root), read_records(root)
     pixels, masks = [], []
     for (image, _), record in zip(
         tqdm(LesionImages(records), desc="images", disable=None), records, strict=True
     ):
         pixels.append(image)
         masks.append(read_lesion_mask(root, record.image).byte()[None])
-    return Images(
-        torch.stack(pixels),
-        torch.stack(masks),
-        torch.tensor([record.label for record in records]),
-        [record.lesion for record in records],
-        [record.image for record in records],
-        folds,
-    )
+    return Images(**vars(cases), pixels=torch.stack(pixels), masks=torch.stack(masks))
 
 
 def random_boxes(number: int, size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
@@ -198,25 +197,46 @@ class Trainer:
         self.maps = self._whole_maps() if self.method.saliency_first else None
         self.ldam = LDAMLoss(self.counts) if self.method.loss == "ldam_drw" else None
 
-    def result(self) -> dict[str, Any]:
-        """Train, predict, and return what the study keeps."""
-        started = time.perf_counter()
+    def result(self) -> Record:
+        """Train, predict, and return what is kept."""
+        started, code = time.perf_counter(), commit()
         losses = [self._train_epoch(epoch) for epoch in range(self.run.epochs)]
         if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"the loss of {self.run.path} is {losses[-1]}")
-        probabilities = self._predict(self.images.pixels[self.held])
-        return {
-            "name": self.run.name,
-            "method": asdict(self.method),
-            "fold": self.run.fold,
-            "seed": self.run.seed,
-            "model": self.run.model,
-            "epochs": self.run.epochs,
-            "seconds": round(time.perf_counter() - started, 1),
-            "losses": losses,
-            "images": len(self.held),
-            "probabilities": encode(probabilities),
-        }
+            raise FloatingPointError(f"the loss of {self.run.key} is {losses[-1]}")
+        predictions = self._predict(self.images.pixels[self.held]).numpy().astype(np.float16)
+        record = self._record(code, started, {"losses": losses}, predictions)
+        labels = self.images.labels[self.held]
+        if len(labels.unique()) == K:  # else there is no recall of some class
+            record.figures.update(measure(record.probabilities, labels))
+        return record
+
+    def mixing_cue(self) -> Record:
+        """Find what "was it mixed" tells of the class in one epoch of SPMix; nothing is trained.
+
+        Its figures are the share of each class's drawn samples that is `mixed`, and the balanced
+        accuracy of the better `guess` of two, NV where mixed or NV where not.
+        """
+        started, code = time.perf_counter(), commit()
+        classes, mixed = [], []
+        for batch in self._batches(0):
+            labels = self.labels[batch]
+            # Only who is mixed is asked, so the smallest images and maps will do.
+            images, maps = torch.zeros(len(batch), 3, 1, 1), torch.ones(len(batch), 1, 1)
+            plan = self.mixer.plan(images, labels, saliency=maps)
+            classes.append(labels)
+            mixed.append(plan.partner != torch.arange(len(batch)))
+        label, was_mixed = torch.cat(classes), torch.cat(mixed).double()
+        shares = {name: float(was_mixed[label == k].mean()) for k, name in enumerate(CLASSES)}
+        nevi = label == CLASSES.index("NV")
+        gap = float((was_mixed[nevi].mean() - was_mixed[~nevi].mean()).abs())
+        return self._record(code, started, {"mixed": shares, "guess": 0.5 + gap / 2})
+
+    def _record(
+        self, code: str, started: float, figures: dict[str, Any], *predictions: np.ndarray
+    ) -> Record:
+        run, seconds = self.run, round(time.perf_counter() - started, 1)
+        name = (run.stage, run.arm, run.fold, run.seed)
+        return Record(*name, run.settings, code, "cpu", seconds, figures, *predictions)
 
     # ------------------------------------------------------------------------------ batches
 
@@ -283,8 +303,8 @@ class Trainer:
 
     def _make_mixer(self) -> Any:
         method = self.method
-        if method.mixer in SOFT_MIXERS:
-            return SOFT_MIXERS[method.mixer](alpha=method.beta, num_classes=K)
+        if method.mixer in TORCHVISION_MIXERS:
+            return TORCHVISION_MIXERS[method.mixer](alpha=method.beta, num_classes=K)
         if method.mixer != "spmix":
             return None
         constant = {"uniform": torch.ones, "random": torch.rand}
@@ -334,7 +354,7 @@ class Trainer:
             return images, labels
         if method.mixer == "spmix":
             return self._mix_patches(views, images, labels, maps)
-        if method.mixer in SOFT_MIXERS:
+        if method.mixer in TORCHVISION_MIXERS:
             # They pair neighbours, and the sampler puts its two halves one after the other.
             order = torch.randperm(BATCH)
             mixed: tuple[Tensor, Tensor] = self.mixer(images[order], labels[order])
@@ -366,9 +386,9 @@ class Trainer:
         for _ in range(self.method.backgrounds):
             partner = None
             if self.method.match != "nothing":
-                likeness = DESCRIPTORS[self.method.match](views)
-                partner = draw_likest(
-                    likeness, self.counts[labels], p=self.method.p, generator=self.generator
+                descriptors = DESCRIPTORS[self.method.match](views)
+                partner = draw_most_similar(
+                    descriptors, self.counts[labels], p=self.method.p, generator=self.generator
                 )
             plan = self.mixer.plan(images, labels, self.model, saliency=maps, partner=partner)
             if self.method.random_strength:
@@ -413,7 +433,7 @@ class Trainer:
         total = 0.0
         progress = tqdm(
             self._batches(epoch),
-            desc=f"{self.run.path} {epoch + 1}/{self.run.epochs}",
+            desc=f"{self.run.key} {epoch + 1}/{self.run.epochs}",
             total=self.steps,
             disable=None,
             leave=False,
@@ -439,14 +459,3 @@ def predict_with(model: nn.Module, images: Tensor, scale: float = 1.0) -> Tensor
     model.eval()
     views = centre_view(images).split(256)
     return torch.cat([(scale * model(normalized(v.float() / 255))).softmax(1) for v in views])
-
-
-def encode(probabilities: Tensor) -> str:
-    """Write probabilities `(N,K)` in half precision as text."""
-    return base64.b64encode(probabilities.numpy().astype("<f2").tobytes()).decode("ascii")
-
-
-def decode(text: str) -> Tensor:
-    """Read probabilities `(N,K)` that `encode` wrote."""
-    values = np.frombuffer(base64.b64decode(text), "<f2").astype(np.float32)
-    return torch.from_numpy(values).reshape(-1, K)

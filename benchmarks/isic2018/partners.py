@@ -28,15 +28,15 @@ def lesion_size(images: Tensor) -> Tensor:
 DESCRIPTORS = {"skin": skin_colour, "size": lesion_size}
 
 
-def draw_likest(
-    likeness: Tensor, frequency: Tensor, *, p: float, generator: torch.Generator
+def draw_most_similar(
+    descriptors: Tensor, frequency: Tensor, *, p: float, generator: torch.Generator
 ) -> Tensor:
-    """Draw a few eligible partners for each sample and keep the likest.
+    """Draw a few eligible partners for each sample and keep the most similar one.
 
     Eligible are, as in `pairing="relative"`, the others whose class is at least as frequent.
 
     Args:
-        likeness: descriptors of the images, `(B,D)`; near ones are alike.
+        descriptors: of the images, `(B,D)`; near ones are alike.
         frequency: count of each sample's class, `(B,)`.
         p: probability of a partner, in [0, 1].
         generator: on the CPU.
@@ -49,7 +49,7 @@ def draw_likest(
     eligible = (frequency >= frequency.unsqueeze(1)) & (itself != itself.unsqueeze(1))
     order = torch.rand(batch, batch, generator=generator).masked_fill(~eligible, 2)
     candidates = order.argsort(dim=1)[:, :CANDIDATES]
-    distance = torch.cdist(likeness, likeness).masked_fill(~eligible, torch.inf)
-    likest = candidates.gather(1, distance.gather(1, candidates).argmin(dim=1, keepdim=True))
+    distance = torch.cdist(descriptors, descriptors).masked_fill(~eligible, torch.inf)
+    nearest = distance.gather(1, candidates).argmin(dim=1, keepdim=True)
     mixed = (torch.rand(batch, generator=generator) < p) & eligible.any(dim=1)
-    return torch.where(mixed, likest.squeeze(1), itself)
+    return torch.where(mixed, candidates.gather(1, nearest).squeeze(1), itself)

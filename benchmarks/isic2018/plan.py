@@ -95,18 +95,23 @@ SECOND_FOLDS = FINAL_FOLDS[:2]
 MINUTES = {"lite0": 6.0, "small": 2.0}
 
 
-def _runs(names: list[str], folds: tuple[str, ...], seeds: range, model: str) -> list[Run]:
+def _runs(
+    stage: str, names: list[str], folds: tuple[str, ...], seeds: range, model: str = "lite0"
+) -> list[Run]:
     # Seed by seed and fold by fold, so that an unfinished stage has all methods alike.
     return [
-        Run(name, METHODS[name], fold, seed, model)
+        Run(stage, name, METHODS[name], fold, seed, model)
         for seed in seeds
         for fold in folds
         for name in names
     ]
 
 
+_FINAL_RUNS = _runs("final", FINAL, FINAL_FOLDS, range(5))
+
 STAGES = {
     "choose": _runs(
+        "choose",
         [
             "sampler",
             "sampler_mixup",
@@ -127,11 +132,11 @@ STAGES = {
         ],
         CHOOSING_FOLDS,
         range(1),
-        "lite0",
     ),
     # One run each, which decides nothing alone: what was not pursued further, the other baselines
     # and what the library's defaults and the papers' own setting rest on.
     "single": _runs(
+        "single",
         [
             "target_ratio",
             "two_backgrounds",
@@ -173,10 +178,15 @@ STAGES = {
         ],
         CHOOSING_FOLDS[:1],
         range(1),
-        "lite0",
-    ),
-    "final": _runs(FINAL, FINAL_FOLDS, range(5), "lite0"),
-    "second": _runs(SECOND, SECOND_FOLDS, range(5), "lite0"),
+    )
+    + _runs("single", ["spmix_border"], CHOOSING_FOLDS[:1], range(1, 2)),
+    "final": _FINAL_RUNS,
+    "second": _runs("second", SECOND[:1], SECOND_FOLDS, range(5))
+    + [run for run in _FINAL_RUNS if run.arm in SECOND and run.fold in SECOND_FOLDS],
     # Whether a network of a third of the cost would do for choosing: it points another way.
-    "small": _runs(["sampler", "spmix_border", "spmix_uniform"], CHOOSING_FOLDS, range(1), "small"),
+    "small": _runs(
+        "small", ["sampler", "spmix_border", "spmix_uniform"], CHOOSING_FOLDS, range(1), "small"
+    ),
+    # Trains nothing: what "was it mixed" tells of the class.
+    "cue": _runs("cue", ["tail_only", "spmix_border", "p_0.5"], ("0",), range(1), "small"),
 }

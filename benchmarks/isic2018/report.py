@@ -1,31 +1,24 @@
 """The report page: tables and figures from whatever runs there are."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from benchmarks.records import TEST, Cases, Record, Results
 from examples.isic2018.data import CLASSES
 from examples.isic2018.metrics import percent, span
 from examples.isic2018.pictures import bars_of_recall, errors
 from spmix_aug import class_counts
 
-from .engine import Images, Run, Trainer, decode
-from .plan import (
-    CHOOSING_FOLDS,
-    FINAL,
-    FINAL_FOLDS,
-    METHODS,
-    SECOND,
-    SECOND_FOLDS,
-    STAGES,
-)
+from .engine import Method, Run
+from .plan import CHOOSING_FOLDS, FINAL, FINAL_FOLDS, METHODS, SECOND, SECOND_FOLDS, STAGES
 from .statistics import adjust_to_nv_recall, compare, measure, summarise
 
 HEADER = (
@@ -33,6 +26,7 @@ HEADER = (
     "| at its NV recall | macro F1 | AUROC | ECE | min |\n"
     "| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
 )
+NO_RUNS = "No runs yet.\n"
 
 
 @dataclass(frozen=True)
@@ -51,59 +45,74 @@ class Held:
     """The images of some folds, in the order of the predictions, and training images a class."""
 
     labels: Tensor
-    lesions: list[str]
+    lesions: Tensor
     counts: Tensor
 
 
-def held_images(images: Images, folds: Sequence[str]) -> Held:
+def held_images(cases: Cases, folds: Sequence[str]) -> Held:
     """Take the labels and lesions of folds, one fold after the other."""
-    places = torch.cat([images.part(fold, held=True) for fold in folds])
-    return Held(
-        images.labels[places],
-        [images.lesions[i] for i in places.tolist()],
-        class_counts(images.labels[images.part("test", held=False)], len(CLASSES)),
-    )
+    places = torch.cat([cases.part(fold, held=True) for fold in folds])
+    counts = class_counts(cases.labels[cases.folds != TEST], len(CLASSES))
+    return Held(cases.labels[places], cases.groups[places], counts)
 
 
-def load_method(
-    folder: Path, name: str, folds: Sequence[str], seeds: Sequence[int] | None = None
-) -> Pooled | None:
-    """Pool a method's runs, of all seeds that have all folds; None where no seed does.
-
-    Args:
-        folder: results of one model.
-        name: of the method.
-        folds: that are pooled.
-        seeds: those wanted, all of them; None for those there are.
+def finished(runs: Sequence[Run], results: Results) -> list[Record]:
+    """Take the records of those of `runs` that there are.
 
     Raises:
-        ValueError: if a run's settings are not those that the plan has for the method.
+        ValueError: if a run's settings are not those that the plan has for it.
     """
-
-    def path(fold: str, seed: int) -> Path:
-        return folder / name / f"fold{fold}_seed{seed}.json"
-
-    candidates = range(100) if seeds is None else seeds
-    found = [s for s in candidates if all(path(fold, s).exists() for fold in folds)]
-    if not found or (seeds is not None and len(found) < len(seeds)):
-        return None
-    results = [[json.loads(path(fold, s).read_text()) for fold in folds] for s in found]
-    for result in (one for row in results for one in row):
-        changed = {k for k, v in result["method"].items() if getattr(METHODS[name], k, v) != v}
+    found = []
+    defaults = Run("", "", Method()).settings  # of settings that are newer than the run
+    for run in runs:
+        if (record := results.runs.get(run.key)) is None:
+            continue
+        there = defaults | record.settings
+        changed = sorted(k for k, value in run.settings.items() if there[k] != value)
         if changed:
             raise ValueError(
-                f"Expected the results of `{name}` to be of its settings in the plan, but they "
-                f"differ in {sorted(changed)}: delete those results, or rename the method."
+                f"Expected the results of `{run.key}` to be of its settings in the plan, but they "
+                f"differ in {changed}: delete those results, or rename the method."
             )
-    probabilities = [torch.cat([decode(one["probabilities"]) for one in row]) for row in results]
-    seconds = [one["seconds"] for row in results for one in row]
-    return Pooled(
-        name,
-        tuple(found),
-        len(seconds),
-        torch.stack(probabilities),
-        min(seconds) / 60,  # the machine does other things too
-    )
+        found.append(record)
+    return found
+
+
+def pool_methods(records: Sequence[Record], folds: Sequence[str]) -> list[Pooled]:
+    """Pool the runs of each method, of all seeds that have all of some folds, in the plan's order.
+
+    Args:
+        records: of one network, one for each arm, fold and seed.
+        folds: that are pooled.
+    """
+    by_name = {(one.arm, one.fold, one.seed): one for one in records}
+    pooled = []
+    for name in METHODS:
+        seeds = sorted({seed for arm, _, seed in by_name if arm == name})
+        seeds = [s for s in seeds if all((name, fold, s) in by_name for fold in folds)]
+        if not seeds:
+            continue
+        rows = [[by_name[name, fold, seed] for fold in folds] for seed in seeds]
+        seconds = [one.seconds for row in rows for one in row]
+        pooled.append(
+            Pooled(
+                name,
+                tuple(seeds),
+                len(seconds),
+                torch.stack([torch.cat([one.probabilities for one in row]) for row in rows]),
+                min(seconds) / 60,  # the machine does other things too
+            )
+        )
+    return pooled
+
+
+def stage_table(runs: Sequence[Run], results: Results) -> str:
+    """Write the table of a stage, of the methods that a seed has on all folds."""
+    records, folds = finished(runs, results), list(dict.fromkeys(run.fold for run in runs))
+    if runs[0].stage == "cue":
+        return mixing_cue(records)
+    methods = pool_methods(records, folds)
+    return NO_RUNS if not methods else table(methods, held_images(results.cases, folds))
 
 
 def table(methods: Sequence[Pooled], held: Held) -> str:
@@ -205,7 +214,7 @@ def at_equal_nv(method: Pooled, base: Pooled | None, held: Held) -> Pooled | Non
     return replace(method, seeds=tuple(seeds), probabilities=torch.stack(adjusted))
 
 
-def mixing_cue(images: Images, names: Sequence[str]) -> str:
+def mixing_cue(records: Sequence[Record]) -> str:
     """Show what "was it mixed" tells of the class, over one epoch of each method's batches.
 
     Last column: balanced accuracy of the better of the two guesses, NV where mixed or NV where
@@ -215,24 +224,10 @@ def mixing_cue(images: Images, names: Sequence[str]) -> str:
         f"| share mixed | {' | '.join(CLASSES)} | NV or not, from it |\n",
         f"| --- |{' ---: |' * (len(CLASSES) + 1)}\n",
     ]
-    for name in names:
-        trainer = Trainer(Run(name, METHODS[name], model="small"), images)
-        classes, mixed = [], []
-        for batch in trainer._batches(0):
-            labels = trainer.labels[batch]
-            # Only who is mixed is asked, so the smallest images and maps will do.
-            size = (len(batch), 1, 1)
-            plan = trainer.mixer.plan(
-                torch.zeros(len(batch), 3, 1, 1), labels, saliency=torch.ones(size)
-            )
-            classes.append(labels)
-            mixed.append(plan.partner != torch.arange(len(batch)))
-        label, was_mixed = torch.cat(classes), torch.cat(mixed).double()
-        shares = [float(was_mixed[label == k].mean()) for k in range(len(CLASSES))]
-        nevi = label == CLASSES.index("NV")
-        gap = float((was_mixed[nevi].mean() - was_mixed[~nevi].mean()).abs())
-        cells = [percent(share) for share in [*shares, 0.5 + gap / 2]]
-        lines.append(f"| {name} | {' | '.join(cells)} |\n")
+    for one in records:
+        shares = [one.figures["mixed"][name] for name in CLASSES]
+        cells = [percent(share) for share in [*shares, one.figures["guess"]]]
+        lines.append(f"| {one.arm} | {' | '.join(cells)} |\n")
     return "".join(lines)
 
 
@@ -300,47 +295,45 @@ def difference_figure(panels: dict[str, tuple[Held, Sequence[Pooled], Pooled]]) 
 # --------------------------------------------------------------------------------------- page
 
 
-def _load_all(folder: Path, folds: Sequence[str]) -> list[Pooled]:
-    found = (load_method(folder, name, folds) for name in METHODS)
-    return [method for method in found if method is not None]
-
-
-def write_report(images: Images, out: Path, page: Path) -> None:
-    """Put tables between the marks of a page and figures beside it, from the results in `out`.
+def write_report(results: Results, page: Path) -> None:
+    """Put tables between the marks of a page and figures beside it.
 
     A table stands between the lines `<!-- NAME -->` and `<!-- end -->`; the text around stays.
 
     Raises:
-        ValueError: if the page lacks a mark.
+        ValueError: if the page lacks a mark, or there are no results.
     """
+    if results.cases is None:
+        raise ValueError("Expected results to report on, but there are none: run a stage first.")
     text = page.read_text(encoding="utf-8")
     figures = page.parent / "figures"
     figures.mkdir(exist_ok=True)
     panels = {}
-    for model, folds, title in (
-        ("lite0", CHOOSING_FOLDS, "folds 0 to 2"),
-        ("lite0", CHOOSING_FOLDS[:1], "fold 0 alone, one run each"),
-        ("small", CHOOSING_FOLDS, "folds 0 to 2, small ResNet"),
+    lite0 = finished([*STAGES["choose"], *STAGES["single"]], results)
+    for records, folds, title in (
+        (lite0, CHOOSING_FOLDS, "folds 0 to 2"),
+        (lite0, CHOOSING_FOLDS[:1], "fold 0 alone, one run each"),
+        (finished(STAGES["small"], results), CHOOSING_FOLDS, "folds 0 to 2, small ResNet"),
     ):
-        held = held_images(images, folds)
-        methods = _load_all(out / f"{model}_6", folds)
-        text = fill(text, title, table(methods, held) if methods else "No runs yet.\n")
+        held = held_images(results.cases, folds)
+        methods = pool_methods(records, folds)
+        text = fill(text, title, table(methods, held) if methods else NO_RUNS)
         base = [method for method in methods if method.name == "sampler"]
-        if base and model == "lite0":
+        if base and records is lite0:
             panels[title] = (held, methods, base[0])
         if title == "folds 0 to 2" and methods:
             _save(tradeoff_figure(methods, held), figures / "tradeoff.svg")
     if panels:
         _save(difference_figure(panels), figures / "ablations.svg")
-    text = fill(text, "final", _final(images, out, figures))
-    text = fill(text, "second", _second(images, out))
-    text = fill(text, "cue", mixing_cue(images, ["tail_only", "spmix_border", "p_0.5"]))
+    text = fill(text, "final", _final(results, figures))
+    text = fill(text, "second", _second(results))
+    text = fill(text, "cue", mixing_cue(finished(STAGES["cue"], results)))
     page.write_text(text, encoding="utf-8")
 
 
-def _final(images: Images, out: Path, figures: Path) -> str:
+def _final(results: Results, figures: Path) -> str:
     """Write the final tables once all runs are done: the images of the test are looked at once."""
-    unfinished = _unfinished("final", out)
+    unfinished = _unfinished("final", results)
     if unfinished:
         return unfinished
     parts = []
@@ -349,7 +342,7 @@ def _final(images: Images, out: Path, figures: Path) -> str:
         "Folds 3 and 4 alone": SECOND_FOLDS,
         "The test images alone": ("test",),
     }.items():
-        methods, held, tables = _compare("final", FINAL, images, out, folds)
+        methods, held, tables = _compare("final", FINAL, results, folds)
         parts.append(f"{title}:\n\n{tables}")
         if folds == FINAL_FOLDS:
             parts.append(recalls(methods, held))
@@ -357,34 +350,31 @@ def _final(images: Images, out: Path, figures: Path) -> str:
     return "\n".join(parts)
 
 
-def _second(images: Images, out: Path) -> str:
+def _second(results: Results) -> str:
     """Write the tables of the second comparison once all of its runs are done."""
-    unfinished = _unfinished("second", out)
+    unfinished = _unfinished("second", results)
     if unfinished:
         return unfinished
-    methods, held, tables = _compare("second", SECOND, images, out, SECOND_FOLDS)
+    methods, held, tables = _compare("second", SECOND, results, SECOND_FOLDS)
     return f"{tables}\n{recalls(methods, held)}"
 
 
-def _unfinished(stage: str, out: Path) -> str | None:
+def _unfinished(stage: str, results: Results) -> str | None:
     runs = STAGES[stage]
-    done = sum((out / run.path).exists() for run in runs)
+    done = sum(run.key in results.runs for run in runs)
     if done == len(runs):
         return None
     return f"{done} of {len(runs)} runs are done; their results are shown when all are.\n"
 
 
 def _compare(
-    stage: str, names: Sequence[str], images: Images, out: Path, folds: Sequence[str]
+    stage: str, names: Sequence[str], results: Results, folds: Sequence[str]
 ) -> tuple[list[Pooled], Held, str]:
     """Compare the first of some methods with the others of its stage."""
-    runs = STAGES[stage]
-    folder, seeds = (out / runs[0].path).parents[1], sorted({run.seed for run in runs})
-    loaded = [load_method(folder, name, folds, seeds) for name in names]
-    best, *others = methods = [method for method in loaded if method is not None]
-    (sampler,) = (method for method in others if method.name == "sampler")
-    held = held_images(images, folds)
-    compared = differences(best, others, sampler, held)
+    pooled = {one.name: one for one in pool_methods(finished(STAGES[stage], results), folds)}
+    best, *others = methods = [pooled[name] for name in names]
+    held = held_images(results.cases, folds)
+    compared = differences(best, others, pooled["sampler"], held)
     return methods, held, f"{table(methods, held)}\n{compared}"
 
 
@@ -397,4 +387,5 @@ def fill(text: str, name: str, body: str) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "study"}):  # the same figure, the same file
+        figure.savefig(path, metadata={"Date": None})

@@ -95,10 +95,10 @@ def adjust_to_nv_recall(
     Raises:
         ValueError: `nv_recall` is not in (0, 1) or out of reach.
     """
-    nevi = labels == CLASSES.index("NV")
+    nevi = probabilities[labels == CLASSES.index("NV")]
 
     def recall(tau: float) -> float:
-        named = adjust(probabilities, counts, tau)[nevi].argmax(dim=1)
+        named = adjust(nevi, counts, tau).argmax(dim=1)
         return float((named == CLASSES.index("NV")).double().mean())
 
     low, high = -8.0, 8.0
@@ -122,7 +122,7 @@ def resample_weights(size: int, draws: int, generator: torch.Generator) -> Tenso
 
 
 def bootstrap_weights(
-    labels: Tensor, lesions: Sequence[str], draws: int, generator: torch.Generator
+    labels: Tensor, lesions: Sequence[str] | Tensor, draws: int, generator: torch.Generator
 ) -> Tensor:
     """Draw lesions with replacement within each class, as many as the class has.
 
@@ -150,11 +150,11 @@ def bootstrap_weights(
         )
     if draws < 1:
         raise ValueError(f"Expected `draws` to be at least 1, but got {draws}.")
-    names = np.asarray(lesions)
+    ids = np.asarray(lesions)
     weights = torch.empty(draws, len(labels), dtype=torch.int32)
     for label in labels.unique():
         members = (labels == label).nonzero().squeeze(1)
-        distinct, lesion = np.unique(names[members.numpy()], return_inverse=True)
+        distinct, lesion = np.unique(ids[members.numpy()], return_inverse=True)
         drawn = resample_weights(len(distinct), draws, generator)
         weights[:, members] = drawn[:, torch.from_numpy(lesion)]
     return weights
@@ -177,7 +177,7 @@ def interval(values: Tensor) -> tuple[float, float]:
 def summarise(
     probabilities: Tensor,
     labels: Tensor,
-    lesions: Sequence[str],
+    lesions: Sequence[str] | Tensor,
     *,
     draws: int = 2000,
     seed: int = 0,
@@ -217,7 +217,7 @@ def compare(
     a: Tensor,
     b: Tensor,
     labels: Tensor,
-    lesions: Sequence[str],
+    lesions: Sequence[str] | Tensor,
     *,
     draws: int = 2000,
     seed: int = 0,
@@ -257,7 +257,7 @@ def compare(
 
 
 def _bootstrap(
-    scores: Tensor, labels: Tensor, lesions: Sequence[str], draws: int, seed: int
+    scores: Tensor, labels: Tensor, lesions: Sequence[str] | Tensor, draws: int, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Average the scores `(S,N)` of images: `(S,)` of each seed and `(draws,)` of each draw."""
     generator = torch.Generator().manual_seed(seed)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from examples.isic2018.files import write_json
+from benchmarks.records import write_run
 
 from .engine import Images, Run, Trainer, load_images
 from .predict import save_weights
@@ -20,12 +20,12 @@ def start_worker(data: Path) -> None:
 
 
 def work(run: Run, out: Path, latest_start: float | None, weights: bool) -> float | None:
-    """Run one training and return its seconds, or None if it is past `latest_start`."""
+    """Finish one run and return its seconds, or None if it is past `latest_start`."""
     if latest_start is not None and time.time() > latest_start:
         return None
     trainer = Trainer(run, _images[0])
-    result = trainer.result()
+    record = trainer.mixing_cue() if run.stage == "cue" else trainer.result()
     if weights:
-        save_weights(trainer.model, run.model, (out / run.path).with_suffix(".pt"))
-    write_json(out / run.path, result)
-    return float(result["seconds"])
+        save_weights(trainer.model, run.model, out / f"{run.key}.pt")
+    write_run(out, record)
+    return record.seconds
