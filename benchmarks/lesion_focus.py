@@ -36,7 +36,7 @@ from examples.isic2018.pictures import save
 from examples.isic2018.train import load_model, split
 from examples.isic2018.views import MEAN, STD
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
-from spmix_aug.patches import NORMALIZATIONS, lift_scores, mix_ratios, patch_scores
+from spmix_aug.functional import NORMALIZATIONS, mix_ratios, patch_scores, raise_floor
 from spmix_aug.saliency import (
     BorderContrast,
     FineGrained,
@@ -319,7 +319,7 @@ def _standard_error(values: Tensor) -> float:
 
 def ratios_of(normalized: Tensor, pairs: Pairs, floor: float) -> Tensor:
     """Mix as the package does, from each image's normalised scores."""
-    lifted = lift_scores(normalized, floor)
+    lifted = raise_floor(normalized, floor)
     return mix_ratios(lifted[pairs.own], lifted[pairs.partner], ALPHA)
 
 

@@ -36,7 +36,7 @@ from benchmarks.peers import (
     new_tokens,
 )
 from spmix_aug import MixPlan, TailHeadPairSampler
-from spmix_aug.saliency.base import WHITE, bounded, grey_levels, is_flat, round_levels_
+from spmix_aug.saliency.base import FAR_OUTSIDE, WHITE, finite, grey_levels, is_flat, round_levels_
 from spmix_aug.saliency.spectral import spectral_residual
 
 # With glibc's own thresholds, each tensor above 32 MiB is mapped anew, and faulted in page by page.
@@ -240,13 +240,13 @@ def stages(size: int, side: int, rounds: int, device: str) -> dict[str, list[flo
 
     def shrink() -> Tensor:
         small = functional.interpolate(levels, (pixels, pixels), mode="bilinear")
-        return round_levels_(bounded(small, WHITE))
+        return round_levels_(finite(small, FAR_OUTSIDE * WHITE))
 
     small, buffer = shrink(), torch.empty_like(images)
     calls: dict[str, Call] = {
         "the whole call": lambda: mix(images, batch.labels),
         "plan": lambda: mix.plan(images, batch.labels),
-        "plan, saliency": lambda: mix.saliency.coarse_maps(images),
+        "plan, saliency": lambda: mix.saliency.low_res_maps(images),
         "plan, saliency, grey levels": lambda: grey_levels(images),
         "plan, saliency, shrinking": shrink,
         "plan, saliency, flat images": lambda: is_flat(small),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from examples.isic2018.phantom import TOTALS, draw_lesion
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler
-from spmix_aug.patches import patch_scores, soft_threshold_scores, stretch_scores
+from spmix_aug.functional import min_max_scores, patch_scores, soft_threshold_scores
 from spmix_aug.saliency import BorderContrast, FineGrained, SpectralResidual
 from spmix_aug.viz import plot_plan, plot_sampler
 
@@ -66,7 +66,7 @@ def draw_scores() -> Figure:
     titles = ["image", "saliency", "patch scores", "min-max", "soft threshold"]
     figure = panels(len(images), len(titles), titles, [NAMES[label] for label in labels])
     shown = [images.permute(0, 2, 3, 1), maps, scores]
-    shown += [stretch_scores(scores), soft_threshold_scores(scores)]
+    shown += [min_max_scores(scores), soft_threshold_scores(scores)]
     for place, axes in enumerate(figure.axes):
         row, column = divmod(place, len(titles))
         axes.imshow(shown[column][row].numpy(), vmin=0, vmax=1 if column > 2 else None)

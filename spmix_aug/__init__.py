@@ -5,8 +5,8 @@ partner `(B,)` -> ratios `(B,gh,gw)` -> mixed images `(B,C,H,W)` -> targets `(B,
 
 These letters mean the same everywhere: B batch, C channels, H W height and width in pixels,
 P patch size in pixels, gh gw rows and columns of the patch grid (`ceil(H/P)`, `ceil(W/P)`),
-K classes. The first image of a pair is a sample's *own*, the second its *partner*; a *ratio* is
-the weight of the own image, in [0, 1].
+K classes. The first image of a pair is a sample's *own*, the second its *partner*: the papers' tail
+and head image. A *ratio* is mixup's lambda, one a patch: the weight of the own image, in [0, 1].
 """
 
 from spmix_aug.collate import SaliencyPatchMixCollate

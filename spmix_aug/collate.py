@@ -4,18 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 from torch.utils.data import default_collate, get_worker_info
 
-from spmix_aug import _checks
-from spmix_aug.batch import unpack_batch
+from spmix_aug._checks import as_instance, expect, expect_type
+from spmix_aug._random import stream_seed
 from spmix_aug.transform import SaliencyPatchMix
-
-# A worker seeds torch's global generator with its own seed; drawing from the same seed would
-# repeat the random numbers of the augmentations there.
-_SEED_OFFSET = 0x5EED
-# Ranks that were all seeded alike give their workers the same seeds.
-_RANK_STRIDE = 1_000_003
 
 
 class SaliencyPatchMixCollate:
@@ -49,21 +43,12 @@ class SaliencyPatchMixCollate:
         mixer: SaliencyPatchMix,
         collate_fn: Callable[[list[Any]], Any] = default_collate,
     ) -> None:
-        if not isinstance(mixer, SaliencyPatchMix):
-            raise TypeError(
-                f"Expected `mixer` to be a SaliencyPatchMix, but got {type(mixer).__name__}."
-            )
-        if not callable(collate_fn):
-            raise TypeError(
-                f"Expected `collate_fn` to be callable, but got {type(collate_fn).__name__}."
-            )
-        if getattr(mixer.saliency, "needs_model", False):
-            raise ValueError(
-                "Expected a mixer whose saliency needs no model, but got "
-                f"{type(mixer.saliency).__name__}: a worker process has no access to the model in "
-                "training. Mix in the training loop instead, mixer(images, labels, model), or use "
-                "model-free saliency."
-            )
+        as_instance("mixer", mixer, SaliencyPatchMix)
+        expect_type(callable(collate_fn), "collate_fn", "to be callable", collate_fn)
+        model_free = not getattr(mixer.saliency, "needs_model", False)
+        got = f"{type(mixer.saliency).__name__}: a worker has no access to the model in training"
+        hint = "mix in the training loop, mixer(images, labels, model), or use model-free saliency"
+        expect(model_free, "mixer", "to have saliency that needs no model", got, hint)
         self.mixer = mixer
         self.collate_fn = collate_fn
         in_group = distributed.is_available() and distributed.is_initialized()
@@ -75,12 +60,8 @@ class SaliencyPatchMixCollate:
         worker = get_worker_info()
         if worker is not None and worker.seed != self._seeded_for:
             self._seeded_for = worker.seed
-            seed = worker.seed + _SEED_OFFSET + _RANK_STRIDE * self._rank
+            # Not the worker's seed itself: torch's global generator there has it, and augmentations
+            # draw from that. Of ranks that were seeded alike, the workers have the same seeds.
+            seed = stream_seed(worker.seed, self._rank)
             self.mixer.generator = torch.Generator().manual_seed(seed)
-        mixer = self.mixer
-        batch = self.collate_fn(samples)
-        images, labels, repack = unpack_batch(batch, None, mixer.image_key, mixer.label_key)
-        _checks.writable(images)  # before anything is drawn
-        plan = mixer.plan(images, labels)
-        mixed: Tensor = plan.images(images, inplace=True)
-        return repack(mixed, plan.targets)
+        return self.mixer._mix(self.collate_fn(samples), inplace=True)

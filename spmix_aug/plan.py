@@ -1,23 +1,23 @@
-"""Room 4: the plan of a mix, and what it does to images, tokens and feature maps."""
+"""The plan of a mix, and what it does to images, tokens and feature maps."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from spmix_aug import _checks
-from spmix_aug.patches import expand_to_strips, grids_of, in_proportion, resize_ratios
+from spmix_aug._checks import expect, expect_type
+from spmix_aug._grids import Layout, Size, grids_of, in_proportion, stated_layout
+from spmix_aug.functional import blend, blend_images, patch_grid, ratios_per_row, resize_ratios
 
-# Values of an image from which on a CPU gains by blending samples one by one.
-LARGE = 2**15
-# Dtypes that are blended as they are; the others are blended in float32 and rounded back.
-EXACT = (torch.float32, torch.float64)
+LAYOUTS = ("NCHW", "NHWC")
+_COMPILED = (
+    "compile parts of the model that do not hold it (for block in model.blocks: block.compile()), "
+    "or call plan.tokens(...) between its parts"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +25,10 @@ class MixPlan:
     """What is mixed with what, and how strongly; nothing is random once a plan exists.
 
     Attributes:
-        partner: `(B,)` int64, 0 to B-1, whose background each sample gets; itself where it passes
-            through.
+        partner: `(B,)` int64, 0 to B-1, whose background each sample gets; itself where it stays
+            unmixed.
         ratios: `(B,gh,gw)`, weight of the own image in each patch, in [0, 1]; 1 where a sample
-            passes through.
+            stays unmixed.
         targets: `(B,K)`, the class distribution of each mixed sample.
         patch_size: P, in pixels.
         image_size: `(H,W)`, in pixels.
@@ -44,10 +44,17 @@ class MixPlan:
     image_size: tuple[int, int]
     saliency: Tensor | None = None
 
+    @classmethod
+    def nothing(cls, targets: Tensor, patch_size: int, image_size: tuple[int, int]) -> "MixPlan":
+        """Make the plan that leaves every sample unmixed, with its own target `(B,K)`."""
+        itself = torch.arange(len(targets), device=targets.device)
+        ratios = targets.new_ones(len(targets), *patch_grid(image_size, patch_size))
+        return cls(itself, ratios, targets, patch_size, image_size)
+
     def images(self, images: Tensor, *, inplace: bool = False) -> Tensor:
         """Blend each image with its partner's, patch by patch (SPMix, equation 4).
 
-        Samples that pass through, and patches of ratio 1, are selected rather than computed:
+        Samples that stay unmixed, and patches of ratio 1, are selected rather than computed:
         bit-identical, and untouched by what may be wrong with the partner.
 
         Args:
@@ -63,57 +70,19 @@ class MixPlan:
             TypeError: if `images` is no tensor of an accepted dtype.
             ValueError: if its shape or device is not the plan's, or it cannot be written in place.
         """
-        _checks.images_fit_plan(images, self.partner, self.image_size)
-        if _checks.flag("inplace", inplace):
-            _checks.writable(images)
-        if len(images) < 2:  # nobody to mix with, and views would lose the memory format
-            return images if inplace else images.clone()
-        differentiable = images.requires_grad or self.ratios.requires_grad
-        with_gradients = torch.is_grad_enabled() and differentiable and not inplace
-        plain = type(images) is Tensor and images.device.type == "cpu" and not is_compiling()
-        ratios = expand_to_strips(self.ratios, self.patch_size, self.image_size)  # (B,strips,W)
-        ratios = ratios.unsqueeze(2).unsqueeze(1)  # (B,1,strips,1,W)
-        shape = (*images.shape[:2], ratios.shape[2], -1, images.shape[3])
-        own = images.view(shape)  # (B,C,strips,H/strips,W)
-        if plain and not with_gradients and images[:1].numel() >= LARGE:
-            mixed = images if inplace else torch.empty_like(images)
-            self._blend_one_by_one(own, ratios, own if inplace else mixed.view(shape))
-            return mixed
-        mixed = _blend(own, own[self.partner], ratios).flatten(2, 3)  # (B,C,H,W)
-        if inplace:
-            with torch.no_grad():
-                return images.copy_(mixed)
-        return mixed
+        images = _checks.require_images(images)
+        shape = (len(self.partner), images.shape[1], *self.image_size)
+        ok, wanted = tuple(images.shape) == shape, "to have the plan's shape {shape}"
+        expect(ok, "images", wanted, images.shape, shape=shape)
+        _checks.require_on("images", images, self.partner.device, "plan's")
+        if _checks.as_flag("inplace", inplace):
+            _checks.require_writable(images)
+        return self._blend(images, inplace)
 
-    @torch.no_grad()
-    def _blend_one_by_one(self, images: Tensor, ratios: Tensor, mixed: Tensor) -> None:
-        """Blend into `mixed` on a CPU, where reading values is free: no pass is made for nothing.
-
-        Partners are read where they are instead of being collected, also where `mixed` is the
-        images themselves, and only samples that have patches of ratio 1 select anything.
-        """
-        exact = (self.ratios == 1).flatten(1)
-        passes, selects = exact.all(dim=1).tolist(), exact.any(dim=1).tolist()
-        partners = self.partner.tolist()
-        samples = [*zip(images, ratios, mixed, strict=True)]
-        inplace = mixed is images
-        order = _in_place_order(partners) if inplace else zip(range(len(partners)), repeat(False))
-        kept: dict[int, Tensor] = {}  # what the open circle of partners still needs
-        for sample, needed_later in order:
-            own, ratio, out = samples[sample]
-            if passes[sample]:
-                if not inplace:
-                    out.copy_(own)
-                continue
-            if needed_later:
-                kept = {sample: own.clone()}
-            other = kept.get(partners[sample], samples[partners[sample]][0])
-            if selects[sample]:
-                out.copy_(_blend(own, other, ratio))
-            elif own.dtype in EXACT:
-                torch.lerp(other, own, ratio.to(own.dtype), out=out)
-            else:
-                out.copy_(_weigh(own, other, ratio))
+    def _blend(self, images: Tensor, inplace: bool) -> Tensor:
+        """Blend images that were checked."""
+        ratios = ratios_per_row(self.ratios, self.patch_size, self.image_size)  # (B,rows,W)
+        return blend_images(images, self.partner, ratios, inplace=inplace)
 
     def tokens(
         self,
@@ -144,24 +113,24 @@ class MixPlan:
             TypeError: if `tokens` is no floating tensor, or another argument is of the wrong type.
             ValueError: if its batch or device is not the plan's, or the grid is not known.
         """
-        _checks.tokens_fit_plan(tokens, self.partner)
-        prefix_tokens = _checks.integer("prefix_tokens", prefix_tokens, low=0)
-        _checks.choice("layout", layout, ("NCHW", "NHWC"))
-        grid = None if grid is None else _checks.grid(grid)
+        tokens = _checks.as_tensor("tokens", tokens)
+        prefix_tokens = _checks.as_integer("prefix_tokens", prefix_tokens, low=0)
+        _checks.as_choice("layout", layout, LAYOUTS)
+        grid = _as_grid(grid)
+        self._require_tokens(tokens)
         if tokens.ndim == 3:
-            cells = tokens.shape[1] - prefix_tokens
-            grid = _checks.token_grid(self._grids_of(cells, grid), cells, self.image_size)
+            grid = self._token_grid(tokens.shape[1] - prefix_tokens, grid)
             ratios = self._ratios_on(grid).flatten(1).unsqueeze(2)  # (B,N,1)
             own = tokens[:, prefix_tokens:]
-            mixed = _blend(own, own[self.partner], ratios)
+            mixed = blend(own, own[self.partner], ratios)
             return torch.cat([tokens[:, :prefix_tokens], mixed], dim=1) if prefix_tokens else mixed
-        _checks.no_prefix_in_maps(prefix_tokens)
+        hint = "only tokens (B,N,D) have prefix tokens"
+        expect(prefix_tokens == 0, "prefix_tokens", "0 for feature maps", prefix_tokens, hint)
         height, width = tokens.shape[1:3] if layout == "NHWC" else tokens.shape[2:]
-        fits = self._fits((height, width), grid)
-        _checks.map_grid((height, width), fits, grid, layout, tokens, self.image_size)
+        self._require_sides((height, width), grid, layout)
         ratios = self._ratios_on((height, width))
         ratios = ratios.unsqueeze(3 if layout == "NHWC" else 1)
-        return _blend(tokens, tokens[self.partner], ratios)
+        return blend(tokens, tokens[self.partner], ratios)
 
     @contextmanager
     def hooked(
@@ -200,17 +169,17 @@ class MixPlan:
             ValueError: if the module did not run in the block, or ran where a hook cannot mix it;
                 or what it returns does not fit, see `tokens`.
         """
-        _checks.module(module)
-        prefix_tokens = _checks.integer("prefix_tokens", prefix_tokens, low=0)
-        grid = None if grid is None else _checks.grid(grid)
+        _checks.as_instance("module", module, nn.Module)
+        prefix_tokens = _checks.as_integer("prefix_tokens", prefix_tokens, low=0)
+        grid = _as_grid(grid)
         if layout is not None:
-            _checks.choice("layout", layout, ("NCHW", "NHWC"), " or None")
+            _checks.as_choice("layout", layout, LAYOUTS, " or None")
         with_gradients = torch.is_grad_enabled()
         calls: list[bool] = []  # of each call, whether it kept what gradients need
 
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def mix(inputs: Any, output: Any) -> Tensor:
-            _checks.module_output(module, output)
+            output = _as_output(module, output)
             wanted = any(
                 isinstance(value, Tensor) and value.requires_grad
                 for value in (*module.parameters(), *inputs)
@@ -220,7 +189,9 @@ class MixPlan:
             return self.tokens(output, prefix_tokens, grid, layout=fmt)
 
         def hook(_: nn.Module, inputs: Any, output: Any) -> Any:
-            _checks.not_compiling()
+            compiling = torch.compiler.is_compiling()  # to a model that would mix by an old plan
+            wanted = "to be hooked outside compiled code"
+            expect(not compiling, "module", wanted, "compilation", _COMPILED)
             return mix(inputs, output)
 
         handle = module.register_forward_hook(hook)
@@ -228,65 +199,95 @@ class MixPlan:
             yield
         finally:
             handle.remove()
-        _checks.was_mixed(module, calls, with_gradients)
+        _require_mixed(module, calls, with_gradients)
 
-    def _ratios_on(self, grid: tuple[int, int]) -> Tensor:
+    def _require_tokens(self, tokens: Tensor) -> None:
+        """Accept tokens `(B,N,D)` or feature maps of four sides, of the plan's batch and device."""
+        hint = "ids do not blend, give their one-hot rows as floats"
+        ok, batch = tokens.is_floating_point(), len(self.partner)
+        expect_type(ok, "tokens", "to be floating", tokens.dtype, hint)
+        ok = tokens.ndim in (3, 4) and len(tokens) == batch and 0 not in tokens.shape[1:]
+        wanted = "to have shape (B,N,D), (B,D,h,w) or (B,h,w,D) with the plan's B = {batch}"
+        expect(ok, "tokens", wanted, tokens.shape, batch=batch)
+        _checks.require_on("tokens", tokens, self.partner.device, "plan's")
+
+    def _ratios_on(self, grid: Size) -> Tensor:
         """Bring the ratios to another grid, `(B,h,w)`."""
         return resize_ratios(self.ratios, self.patch_size, self.image_size, grid)
 
-    def _grids_of(self, cells: int, grid: tuple[int, int] | None) -> list[tuple[int, int]]:
-        """List the grids that so many tokens may have: the given one, the plan's, or others."""
-        rows, columns = self.ratios.shape[1:]
-        if grid is None and rows * columns == cells:
-            grid = rows, columns
-        return grids_of(cells, self.image_size) if grid is None else [grid]
+    def _token_grid(self, cells: int, grid: Size | None) -> Size:
+        """Find the grid of so many tokens: the given one, the plan's, or the only one that fits."""
+        found = [grid] if grid is not None else grids_of(cells, self.image_size)
+        own = (self.ratios.shape[1], self.ratios.shape[2])
+        if grid is None and own[0] * own[1] == cells:
+            found = [own]
+        wanted = "to be of a number that determines their grid on images of {size}"
+        got = f"{cells} without prefix tokens, which have {found or 'none'}"
+        hint = "give `grid`, and `prefix_tokens` where class or register tokens come first"
+        expect(len(found) == 1, "tokens", wanted, got, hint, size=self.image_size)
+        rows, columns = found[0]
+        wanted = "to have {cells} cells, the number of tokens without prefix tokens"
+        expect(rows * columns == cells, "grid", wanted, f"{found[0]}", cells=cells)
+        return rows, columns
 
-    def _fits(self, sides: tuple[int, int], grid: tuple[int, int] | None) -> bool:
-        """Tell whether sides of feature maps are the grid, or in the image's proportion."""
-        return in_proportion(sides, self.image_size) if grid is None else sides == tuple(grid)
+    def _fits(self, sides: Size, grid: Size | None) -> bool:
+        """Whether sides of feature maps are the grid, or in the image's proportion."""
+        return in_proportion(sides, self.image_size) if grid is None else sides == grid
 
-    def _layout_of(
-        self, module: nn.Module, output: Tensor, grid: tuple[int, int] | None
-    ) -> Literal["NCHW", "NHWC"]:
-        """Find the layout of what a module returned; tokens have none."""
-        if output.ndim != 4:
-            return "NCHW"
-        stated = _checks.stated_layout(module)
-        if stated is not None:
+    def _require_sides(self, sides: Size, grid: Size | None, layout: str) -> None:
+        """Accept sides of feature maps that fit."""
+        as_image = f"in the proportion of images of {self.image_size}"
+        wanted = f"to be feature maps {as_image if grid is None else f'of `grid` {grid}'}"
+        got = f"{layout} maps of {sides}"
+        hint = f"give another `layout`, or grid={sides} if that is meant"
+        expect(self._fits(sides, grid), "tokens", wanted, got, hint)
+
+    def _layout_of(self, module: nn.Module, output: Tensor, grid: Size | None) -> Layout:
+        """Find the layout of what a module returned: as it states, or by the sides that fit."""
+        stated = stated_layout(module)
+        if output.ndim != 4 or stated is not None:
             return "NHWC" if stated == "NHWC" else "NCHW"
         _, one, two, three = output.shape
         first, last = self._fits((two, three), grid), self._fits((one, two), grid)
-        _checks.layout_shows(module, output, first, last)
+        got = f"shape {tuple(output.shape)} from {type(module).__name__}, which"
+        got = f"{got} both layouts fit" if first else f"{got} no layout fits"
+        hint = "give `layout`" if first else "give `layout` and `grid`"
+        expect(first != last, "module", "to return maps whose layout shows", got, hint)
         return "NHWC" if last else "NCHW"
 
 
-def _in_place_order(partners: list[int]) -> Iterator[tuple[int, bool]]:
-    """Order samples so that each comes after those whose partner it is, except in circles.
-
-    Yields:
-        A sample, and whether one that comes later still needs it.
-    """
-    needed = Counter(partner for sample, partner in enumerate(partners) if partner != sample)
-    left = dict.fromkeys(range(len(partners)))
-    free = [sample for sample in left if not needed[sample]]
-    while left:
-        sample = free.pop() if free else next(iter(left))
-        del left[sample]
-        yield sample, needed[sample] > 0
-        partner = partners[sample]
-        needed[partner] -= 1
-        if partner in left and not needed[partner]:
-            free.append(partner)
+def _as_grid(value: Any) -> Size | None:
+    """Accept rows and columns, or None."""
+    if value is None:
+        return None
+    ok = isinstance(value, (tuple, list)) and len(value) == 2
+    expect_type(ok, "grid", "to be (rows, columns)", value)
+    rows, columns = (_checks.as_integer("grid", side) for side in value)
+    return rows, columns
 
 
-def _blend(own: Tensor, partner: Tensor, ratios: Tensor) -> Tensor:
-    """Blend what is a sample's own with its partner's; where the ratio is 1, select the own."""
-    return torch.where(ratios == 1, own, _weigh(own, partner, ratios))
+def _as_output(module: nn.Module, value: Any) -> Tensor:
+    """Accept what a module returned: a tensor, whose tokens, if it has some, come row by row."""
+    name = type(module).__name__
+    ok, got = isinstance(value, Tensor), f"{type(value).__name__} from {name}"
+    hint = "hook a part of it that returns one"
+    expect(ok, "module", "to return a tensor", got, hint, TypeError)
+    ok, got = value.ndim != 3 or stated_layout(module) != "NCL", f"{name}'s output_fmt NCL, (B,D,N)"
+    hint = "give it NLC, or hook the module that turns them"
+    expect(ok, "module", "to return tokens (B,N,D)", got, hint)
+    return cast(Tensor, value)
 
 
-def _weigh(own: Tensor, partner: Tensor, ratios: Tensor) -> Tensor:
-    """Weigh what is a sample's own and its partner's, in the dtype of both."""
-    if own.dtype in EXACT:
-        return torch.lerp(partner, own, ratios.to(own.dtype))
-    blend = torch.lerp(partner.float(), own.float(), ratios.float())
-    return (blend if own.is_floating_point() else blend.round()).to(own.dtype)
+def _require_mixed(module: nn.Module, calls: list[bool], with_gradients: bool) -> None:
+    """Accept a module that ran under its hook, with gradients where they were asked for."""
+    got = (
+        f"{type(module).__name__}, which never did: it is not a part of the model that ran, or "
+        "that model runs its children without it (hook the last of them), or is compiled"
+    )
+    expect(calls, "module", "to run inside the block", got, _COMPILED)
+    ok, got = any(calls) or not with_gradients, f"{type(module).__name__}, which ran without"
+    hint = (
+        "if activation checkpointing runs it again in the backward pass, call backward() inside "
+        "the block; if no gradients are wanted, put the block inside torch.no_grad()"
+    )
+    expect(ok, "module", "to run with gradients", got, hint)

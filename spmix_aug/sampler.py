@@ -1,7 +1,8 @@
-"""Batches whose one half follows the data set and whose other half balances its classes."""
+"""Batches of which one part iterates over the data set and the other balances its classes."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,12 +11,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
 from spmix_aug import _checks
-
-# Torch's CPU generator uses the low 32 bits of a seed only. Strides and a prime modulus below
-# 2**32 keep the triples (seed, epoch, stream) apart there.
-_EPOCH_STRIDE = 1_000_003
-_STREAM_STRIDE = 2_654_435_761
-_LARGEST_PRIME = 4_294_967_291
+from spmix_aug._checks import as_counts, as_flag, as_integer, as_number, expect, expect_type
+from spmix_aug._random import stream_seed
 
 
 def class_counts(
@@ -34,14 +31,11 @@ def class_counts(
         TypeError: if `labels` is no sequence of integers.
         ValueError: if a label is negative or not below `num_classes`.
     """
-    classes = _checks.dataset_labels(labels)
+    classes = _dataset_labels(labels)
     if num_classes is not None:
-        num_classes = _checks.integer("num_classes", num_classes, high=_checks.MOST_CLASSES)
-        if int(classes.max()) >= num_classes:
-            raise ValueError(
-                f"Expected `labels` below `num_classes` = {num_classes}, "
-                f"but got {int(classes.max())}."
-            )
+        num_classes = as_integer("num_classes", num_classes, high=_checks.MOST_CLASSES)
+        highest, wanted = int(classes.max()), "below `num_classes` = {number}"
+        expect(highest < num_classes, "labels", wanted, highest, number=num_classes)
     return torch.bincount(classes, minlength=num_classes or 0)
 
 
@@ -67,10 +61,9 @@ def head_tail_split(
         TypeError: if an argument is no number.
         ValueError: if `few` is above `many`, or `counts` is not `(K,)`.
     """
-    sizes = _checks.counts("counts", counts)
-    many, few = _checks.number("many", many), _checks.number("few", few)
-    if few > many:
-        raise ValueError(f"Expected `few` to be at most `many`, but got {few:g} and {many:g}.")
+    sizes = as_counts("counts", counts)
+    many, few = as_number("many", many), as_number("few", few)
+    expect(few <= many, "few", "to be at most `many` = {many:g}", few, many=many)
     split = HeadTailSplit([], [], [])
     for index, size in enumerate(sizes.tolist()):
         group = split.many if size > many else split.few if size < few else split.medium
@@ -78,7 +71,7 @@ def head_tail_split(
     return split
 
 
-class _InstancePass(Sampler[int]):
+class _InstanceBalanced(Sampler[int]):
     """One rank's part of a shuffled pass over the data set: every sample once over all ranks."""
 
     def __init__(self, num_samples: int, num_replicas: int, rank: int, seed: int) -> None:
@@ -95,26 +88,23 @@ class _InstancePass(Sampler[int]):
         return iter(self.order().tolist())
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = _checks.integer("epoch", epoch, low=0)
+        self.epoch = as_integer("epoch", epoch, low=0)
 
-    def generator_of(self, stream: int) -> torch.Generator:
-        """Make the generator of one stream of draws of this epoch.
+    def generator_of(self, *stream: int) -> torch.Generator:
+        """Make the generator of one stream of this epoch's draws: 0 the order, 1 and rank the rest.
 
         Not named `generator`: Accelerate synchronises what a sampler has under that name.
         """
-        mixed = self.seed * _EPOCH_STRIDE + self.epoch + stream * _STREAM_STRIDE
-        return torch.Generator().manual_seed(mixed % _LARGEST_PRIME)
+        return torch.Generator().manual_seed(stream_seed(self.seed, self.epoch, *stream))
 
     def order(self) -> Tensor:
         """Draw this epoch's order; every rank draws the same one and takes its share."""
-        order = torch.randperm(
-            self.num_samples, generator=self.generator_of(stream=0), device="cpu"
-        )
+        order = torch.randperm(self.num_samples, generator=self.generator_of(0), device="cpu")
         return order[self.rank :: self.num_replicas]
 
 
 class TailHeadPairSampler(BatchSampler):
-    """Batches of which one part passes through the data set and the other balances its classes.
+    """Batch sampler: a part of each batch iterates over the data set, the rest is class-balanced.
 
     In each batch `round(batch_size * tail_fraction)` places are class-balanced draws with
     replacement, where a sample of a class of n has the weight `n ** -gamma`. The other places
@@ -132,7 +122,8 @@ class TailHeadPairSampler(BatchSampler):
         labels: class index of each sample of the data set, `(N,)` or `(N,1)` integers.
         batch_size: samples in a batch of one rank.
         tail_fraction: share of class-balanced places, in [0, 1].
-        gamma: strength of the balancing; 0 draws like the data set, 1 all classes alike.
+        gamma: strength of the balancing, in [0, 10]; 0 draws like the data set, 1 all classes
+            equally often.
         num_replicas: number of ranks.
         rank: this rank, from 0.
         seed: base seed, the same on all ranks.
@@ -147,7 +138,7 @@ class TailHeadPairSampler(BatchSampler):
         ValueError: if an argument is out of its range.
     """
 
-    sampler: _InstancePass
+    sampler: _InstanceBalanced
     batch_size: int
     drop_last: bool
 
@@ -163,21 +154,19 @@ class TailHeadPairSampler(BatchSampler):
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
-        classes = _checks.dataset_labels(labels)
-        batch_size = _checks.integer("batch_size", batch_size)
-        num_replicas = _checks.integer("num_replicas", num_replicas)
-        rank = _checks.integer("rank", rank, low=0)
-        if rank >= num_replicas:
-            raise ValueError(
-                f"Expected `rank` below `num_replicas` = {num_replicas}, but got {rank}."
-            )
-        seed = _checks.integer("seed", seed, low=0, high=math.inf)
-        drop_last = _checks.flag("drop_last", drop_last)
+        classes = _dataset_labels(labels)
+        batch_size = as_integer("batch_size", batch_size)
+        num_replicas = as_integer("num_replicas", num_replicas)
+        rank = as_integer("rank", rank, low=0)
+        wanted = "below `num_replicas` = {replicas}"
+        expect(rank < num_replicas, "rank", wanted, rank, replicas=num_replicas)
+        seed = as_integer("seed", seed, low=0, high=math.inf)
+        drop_last = as_flag("drop_last", drop_last)
         super().__init__(
-            _InstancePass(len(classes), num_replicas, rank, seed), batch_size, drop_last
+            _InstanceBalanced(len(classes), num_replicas, rank, seed), batch_size, drop_last
         )
-        self.tail_fraction = _checks.number("tail_fraction", tail_fraction, high=1.0)
-        self.gamma = _checks.number("gamma", gamma)
+        self.tail_fraction = as_number("tail_fraction", tail_fraction, high=1.0)
+        self.gamma = as_number("gamma", gamma, high=10.0)
         self.num_balanced = round(batch_size * self.tail_fraction)
         self.class_counts = torch.bincount(classes)
         # Samples sorted by class: a class is drawn first, then one of its run in this order.
@@ -210,14 +199,10 @@ class TailHeadPairSampler(BatchSampler):
 
     def _draw_balanced(self, number: int) -> Tensor:
         """Draw `number` sample indices with weight `n_class ** -gamma`, with replacement."""
-        generator = self.sampler.generator_of(stream=1 + self.sampler.rank)
+        generator = self.sampler.generator_of(1, self.sampler.rank)
         counts = self.class_counts.double()
-        # A class of n samples weighs n * n ** -gamma, one without samples nothing; the logarithm
-        # is scaled to a largest weight of 1, so that no gamma makes all of them vanish. Far below
-        # the largest float, as infinities have no difference.
-        power = max(1 - self.gamma, -1e300)
-        logarithms = torch.where(counts > 0, power * counts.log(), -torch.inf)
-        weights = (logarithms - logarithms.max()).exp()
+        # A class of n samples weighs n * n ** -gamma, one without samples nothing.
+        weights = counts.clamp(min=1) ** (1 - self.gamma) * (counts > 0)
         if number == 0:
             return self._by_class.new_empty(0)
         drawn = torch.multinomial(weights, number, replacement=True, generator=generator)
@@ -227,7 +212,7 @@ class TailHeadPairSampler(BatchSampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches the next iteration yields."""
-        epoch = _checks.integer("epoch", epoch, low=0)
+        epoch = as_integer("epoch", epoch, low=0)
         if epoch != self.sampler.epoch:
             self._resume_at = self._next_batch = 0
         self.sampler.set_epoch(epoch)
@@ -247,6 +232,42 @@ class TailHeadPairSampler(BatchSampler):
             TypeError: if an entry of `state` is no integer.
             ValueError: if `state` is not what `state_dict` of such a sampler gives.
         """
-        epoch, next_batch = _checks.sampler_state(state, len(self))
+        known = isinstance(state, Mapping) and {"epoch", "next_batch"} <= state.keys()
+        wanted = "to have `epoch` and `next_batch`"
+        expect(known, "state", wanted, state, "give what state_dict() gave")
+        epoch = as_integer("epoch", state["epoch"], low=0)
+        next_batch = as_integer("next_batch", state["next_batch"], low=0)
+        wanted = "to have `next_batch` at most {batches}, as a sampler of the same settings"
+        expect(next_batch <= len(self), "state", wanted, next_batch, batches=len(self))
         self.sampler.set_epoch(epoch)
         self._resume_at = self._next_batch = next_batch
+
+
+def _dataset_labels(value: Any) -> Tensor:
+    """Accept a data set's labels, integers `(N,)` or `(N,1)`; return int64 `(N,)` on the CPU."""
+    hint = (
+        "Lightning does this when it rebuilds batch samplers: give "
+        "Trainer(use_distributed_sampler=False) and pass `num_replicas` and `rank` yourself"
+    )
+    a_sampler = isinstance(value, Sampler)
+    wanted = "to be the data set's labels"
+    expect(not a_sampler, "labels", wanted, "a sampler", hint, TypeError)
+    array = np.array(None)
+    if hasattr(value, "__len__") and not isinstance(value, (str, bytes)):
+        with suppress(TypeError, ValueError, RuntimeError):  # refused below, as what it is
+            array = value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
+    wanted = "to be a sequence, array or tensor of integers"
+    expect_type(array.dtype != object, "labels", wanted, value)
+    array = np.atleast_1d(array)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    wanted = "to have shape (N,), one class index a sample and N >= 1"
+    expect(array.ndim == 1 and array.size > 0, "labels", wanted, torch.Size(array.shape))
+    hint = "convert class indices with labels.long(), or one-hot rows with labels.argmax(1)"
+    integers, kind = array.dtype.kind in "iu", str(array.dtype)
+    expect(integers, "labels", "to be integers", kind, hint, TypeError)
+    low, high = int(array.min()), int(array.max())
+    wanted, hint = "to be class indices in 0 to {last}", "number the classes from 0"
+    ok = low >= 0 and high < _checks.MOST_CLASSES
+    expect(ok, "labels", wanted, low if low < 0 else high, hint, last=_checks.MOST_CLASSES - 1)
+    return torch.from_numpy(array.astype(np.int64))

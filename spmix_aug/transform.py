@@ -1,31 +1,85 @@
-"""The batch transform: check, then walk the rooms of the house in order."""
+"""The batch transform: its settings, and the steps of a plan in order."""
 
+import operator
 from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from spmix_aug import _checks
+from spmix_aug._checks import expect, expect_type
+from spmix_aug._random import draw_uniform, new_stream
 from spmix_aug.batch import unpack_batch
-from spmix_aug.pairing import class_counts_in, draw_at_least_as_frequent
-from spmix_aug.patches import (
-    NORMALIZATIONS,
-    jitter_scores,
-    lift_scores,
-    mix_ratios,
-    own_share,
-    patch_grid,
-    patch_scores,
-)
+from spmix_aug.functional import pairing as pairings
+from spmix_aug.functional import patches
+from spmix_aug.functional.targets import class_distribution, mix_targets
 from spmix_aug.plan import MixPlan
-from spmix_aug.saliency import SaliencyProvider, find_provider
-from spmix_aug.saliency.base import CoarseSaliency
-from spmix_aug.targets import class_distribution, mix_targets
+from spmix_aug.saliency import LOW_RES, SaliencyProvider, find_provider
+from spmix_aug.saliency.base import finite
 
 SaliencyFunction = Callable[[Tensor, Tensor | None, nn.Module | None], Tensor]
 PairingFunction = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
 Batch = TypeVar("Batch", bound=Sequence[Any] | MutableMapping[str, Any])
+
+PAIRINGS = {"relative": pairings.draw_at_least_as_frequent, "any": pairings.draw_other}
+
+
+def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """Make a check that accepts None as well."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _as_key(name: str, value: object) -> str | None:
+    """Accept the name of an item of a dict batch, or None."""
+    expect_type(value is None or isinstance(value, str), name, "to be a string or None", value)
+    return value  # type: ignore[return-value]
+
+
+def _as_pairing(name: str, value: Any) -> Any:
+    """Accept the name of a pairing, or a callable."""
+    return value if callable(value) else _checks.as_choice(name, value, PAIRINGS, " or a callable")
+
+
+def _as_generator(name: str, value: object) -> torch.Generator | None:
+    """Accept a `torch.Generator` or None."""
+    ok = value is None or isinstance(value, torch.Generator)
+    hint = "make one with torch.Generator().manual_seed(seed)"
+    expect_type(ok, name, "to be a torch.Generator or None", value, hint)
+    return value  # type: ignore[return-value]
+
+
+def _as_std(name: str, value: object) -> Tensor:
+    """Accept one positive number, or one for each channel."""
+    numbers = _checks.as_channel_values(name, value)
+    expect(bool((numbers > 0).all()), name, "to be positive", numbers.tolist())
+    return numbers
+
+
+_share = partial(_checks.as_number, high=1.0)
+
+# What each setting accepts, whenever it is set: `check(name, value)` returns what is kept.
+SETTINGS: dict[str, Callable[[str, Any], Any]] = {
+    "num_classes": _optional(partial(_checks.as_integer, high=_checks.MOST_CLASSES)),
+    "class_counts": _optional(_checks.as_counts),
+    "saliency": lambda _, saliency: find_provider(saliency),
+    "patch_size": _checks.as_integer,
+    "alpha": _share,
+    "floor": _share,
+    "normalize": partial(_checks.as_choice, allowed=patches.NORMALIZATIONS),
+    "jitter": partial(_checks.as_number, high=1e6),
+    "p": _share,
+    "pairing": _as_pairing,
+    "target": partial(_checks.as_choice, allowed=("own", "ratio")),
+    "mean": _optional(_checks.as_channel_values),
+    "std": _optional(_as_std),
+    "image_key": _as_key,
+    "label_key": _as_key,
+    "inplace": _checks.as_flag,
+    "generator": _as_generator,
+}
 
 
 class SaliencyPatchMix(nn.Module):
@@ -60,7 +114,7 @@ class SaliencyPatchMix(nn.Module):
             eligible partner.
         pairing: `"relative"` draws a partner whose class is at least as frequent, `"any"` one of
             all others, a callable `(labels (B,), class_counts (K,), generator)` returns partners
-            `(B,)`. A sample without an eligible partner passes through: with `"relative"`, the
+            `(B,)`. A sample without an eligible partner stays unmixed: with `"relative"`, the
             only one of a batch's most frequent class.
         target: `"own"` keeps the label (the papers'), `"ratio"` weights both labels by the share
             of the pixels.
@@ -83,35 +137,24 @@ class SaliencyPatchMix(nn.Module):
         (torch.Size([8, 3, 64, 64]), torch.Size([8, 7]))
     """
 
-    saliency: SaliencyProvider | SaliencyFunction
+    # Any: assignment accepts more forms than are kept.
+    num_classes: Any
+    class_counts: Any
+    saliency: Any
+    patch_size: int
+    alpha: float
+    floor: float
+    normalize: str
+    jitter: float
+    p: float
     pairing: str | PairingFunction
-
-    if TYPE_CHECKING:  # a module's own __call__ returns Any
-
-        @overload
-        def __call__(
-            self,
-            images: Tensor,
-            labels: Tensor,
-            model: nn.Module | None = None,
-            *,
-            saliency: Tensor | None = None,
-            partner: Tensor | None = None,
-        ) -> tuple[Tensor, Tensor]: ...
-
-        @overload
-        def __call__(
-            self,
-            images: Batch,
-            labels: None = None,
-            model: nn.Module | None = None,
-            *,
-            saliency: Tensor | None = None,
-            partner: Tensor | None = None,
-        ) -> Batch: ...
-
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            """Mix a batch, see `forward`."""
+    target: str
+    mean: Any
+    std: Any
+    image_key: str | None
+    label_key: str | None
+    inplace: bool
+    generator: torch.Generator | None
 
     def __init__(
         self,
@@ -134,30 +177,31 @@ class SaliencyPatchMix(nn.Module):
         inplace: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
+        given = locals()
         super().__init__()
-        self.num_classes, counts = _checks.classes(num_classes, class_counts)
-        if not callable(pairing):
-            _checks.choice("pairing", pairing, ("relative", "any"), " or a callable")
-        # Either may be a module or hold one: it must not become a part of this one.
-        self.__dict__.update(saliency=find_provider(saliency), pairing=pairing)
-        self.patch_size = _checks.integer("patch_size", patch_size)
-        self.alpha = _checks.number("alpha", alpha, high=1.0)
-        self.floor = _checks.number("floor", floor, high=1.0)
-        _checks.choice("normalize", normalize, NORMALIZATIONS)
-        self.normalize = normalize
-        self.jitter = _checks.number("jitter", jitter, high=1e6)
-        self.p = _checks.number("p", p, high=1.0)
-        _checks.choice("target", target, ("own", "ratio"))
-        self.target = target
-        self.class_counts = counts  # no buffers: half() must not round them
-        self.mean, self.std = _checks.normalization(mean, std)
-        _checks.key("image_key", image_key)
-        _checks.key("label_key", label_key)
-        self.image_key = image_key
-        self.label_key = label_key
-        self.inplace = _checks.flag("inplace", inplace)
-        _checks.generator(generator)
-        self.generator = generator
+        for name in SETTINGS:
+            setattr(self, name, given[name])
+        self._stream = new_stream(self)
+        self._require_fitting()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Check a setting whenever it is set; none becomes a part of this module."""
+        if name in SETTINGS:
+            # A module would be registered by nn.Module, and a tensor rounded by half().
+            self.__dict__[name] = SETTINGS[name](name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _require_fitting(self) -> None:
+        """Check the settings that depend on each other: here, so that any may be set first."""
+        if self.num_classes is None and self.class_counts is not None:
+            self.num_classes = len(self.class_counts)
+        wanted, hint = "to have `num_classes` = {number} counts", "give one of the two"
+        number, counts = self.num_classes, self.class_counts
+        expect(number is not None, "num_classes", "or `class_counts`", "neither")
+        given = number if counts is None else len(counts)
+        expect(given == number, "class_counts", wanted, given, hint, number=number)
+        _checks.require_together(self.mean, self.std)
 
     def forward(
         self,
@@ -188,13 +232,49 @@ class SaliencyPatchMix(nn.Module):
             TypeError: if an argument is of the wrong type.
             ValueError: if shapes or devices do not fit, or, on CPU tensors, values.
         """
-        images, labels, repack = unpack_batch(images, labels, self.image_key, self.label_key)
-        if self.inplace:
-            _checks.writable(images)  # before anything is drawn
-        plan = self.plan(images, labels, model, saliency=saliency, partner=partner)
+        given: Any = {"labels": labels, "model": model, "saliency": saliency, "partner": partner}
+        return self._mix(images, self.inplace, **given)
+
+    if TYPE_CHECKING:  # a module's own __call__ returns Any
+
+        @overload
+        def __call__(
+            self,
+            images: Tensor,
+            labels: Tensor,
+            model: nn.Module | None = None,
+            *,
+            saliency: Tensor | None = None,
+            partner: Tensor | None = None,
+        ) -> tuple[Tensor, Tensor]: ...
+
+        @overload
+        def __call__(
+            self,
+            images: Batch,
+            labels: None = None,
+            model: nn.Module | None = None,
+            *,
+            saliency: Tensor | None = None,
+            partner: Tensor | None = None,
+        ) -> Batch: ...
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Mix a batch, see `forward`."""
+
+    def _mix(self, batch: Any, inplace: bool, off: bool = False, **given: Any) -> Any:
+        """Mix a batch in any form by what is `given` to `plan`; `off` leaves it as it is."""
+        labels = given.pop("labels", None)
+        images, labels, rebuild = unpack_batch(batch, labels, self.image_key, self.label_key)
+        if inplace:
+            _checks.require_writable(images)  # before anything is drawn
+        if off:
+            own, _, targets = self._checked(images, labels)
+            return rebuild(images if inplace else own.clone(), targets)
+        plan = self.plan(images, labels, **given)
+        # Only where it has to be: in place, the very tensor that was given comes back.
         own = images.detach() if images.requires_grad else images
-        mixed = plan.images(own, inplace=self.inplace)  # (B,C,H,W)
-        return repack(mixed, plan.targets)
+        return rebuild(plan._blend(own, inplace), plan.targets)
 
     def plan(
         self,
@@ -211,44 +291,106 @@ class SaliencyPatchMix(nn.Module):
         plans another view of the same pairs. Arguments and errors are those of a call with
         unpacked `images` and `labels`.
         """
-        _checks.images(images, self.mean, self.std)
-        images = images.detach()
-        batch, image_size = len(images), (images.shape[2], images.shape[3])
+        images, labels, targets = self._checked(images, labels)
+        # An index is a number also while compiling for any size: one graph for each size of images.
+        size = (operator.index(images.shape[2]), operator.index(images.shape[3]))
         # A larger patch is the whole image, too, but would be written out pixel by pixel.
-        patch_size = min(self.patch_size, max(image_size))
-        labels = _checks.labels(labels, batch, self.num_classes, images.device)
-        if partner is not None:
-            partner = _checks.partner(partner, batch, images.device)
+        patch_size = min(self.patch_size, max(size))
         if saliency is not None:
-            saliency = _checks.saliency_maps(saliency, images)
+            saliency = _checks.as_maps(saliency, images)
+        if partner is not None:
+            partner = _checks.as_partner(partner, len(images), images.device)
+        if not self.training or len(images) == 0 or (self.p == 0 and partner is None):
+            return MixPlan.nothing(targets, patch_size, size)
 
-        targets = class_distribution(labels, self.num_classes)  # (B,K)
-        itself = torch.arange(batch, device=images.device)  # (B,)
-        if not self.training or batch == 0 or (self.p == 0 and partner is None):
-            ratios = targets.new_ones(batch, *patch_grid(image_size, patch_size))
-            return MixPlan(itself, ratios, targets, patch_size, image_size)
-
+        # 1. Where is the object?
         if saliency is None:
-            _checks.provider_has_model(self.saliency, model)
-            given = labels if labels.ndim == 1 else targets
-            saliency = self._saliency_maps(images, given, model)
-        saliency = _finite(saliency)  # (B,H,W) or coarser
-        # All draws are made here, whatever comes after them is determined.
-        if partner is None:
-            partner = self._draw_partner(targets.argmax(dim=1), itself)  # (B,)
-        noise = self._draw_noise(batch, image_size, images.device)  # (B,gh,gw)
+            given = labels if labels.ndim == 1 else targets  # floating rows
+            saliency = self._maps(images, given, model)
+        saliency = finite(saliency if saliency.dtype == torch.float64 else saliency.float())
 
-        scores = patch_scores(saliency, patch_size, image_size)  # (B,gh,gw)
+        # 2. Who is mixed with whom? All that is random in a plan is drawn here.
+        itself = torch.arange(len(images), device=images.device)  # (B,)
+        partner, noise = self._draw(targets.argmax(dim=1), itself, partner, size)
+
+        # 3. How strongly, patch by patch? (SPMix, equations 1 to 3)
+        scores = patches.patch_scores(saliency, patch_size, size)  # (B,gh,gw)
         if noise is not None:
-            scores = jitter_scores(scores, noise, self.jitter)
-        scores = lift_scores(NORMALIZATIONS[self.normalize](scores), self.floor)
-        ratios = mix_ratios(scores, scores[partner], self.alpha)  # (B,gh,gw)
-        passes = (partner == itself).view(-1, 1, 1)
-        ratios = torch.where(passes, 1.0, ratios)
+            scores = patches.add_noise(scores, noise, self.jitter)
+        scores = patches.raise_floor(patches.NORMALIZATIONS[self.normalize](scores), self.floor)
+        ratios = patches.mix_ratios(scores, scores[partner], self.alpha)  # (B,gh,gw)
+        ratios = torch.where((partner == itself).view(-1, 1, 1), 1.0, ratios)
+
+        # 4. Which label?
         if self.target == "ratio":
-            share = own_share(ratios, patch_size, image_size)  # (B,)
-            targets = mix_targets(targets, partner, share)
-        return MixPlan(partner, ratios, targets, patch_size, image_size, saliency)
+            targets = mix_targets(targets, partner, patches.mean_ratio(ratios, patch_size, size))
+
+        return MixPlan(partner, ratios, targets, patch_size, size, saliency)
+
+    def _checked(self, images: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Check images and labels; return them and the labels as distributions `(B,K)`."""
+        self._require_fitting()
+        images = _checks.require_images(images, self.mean, self.std).detach()
+        labels = _checks.as_labels(labels, len(images), self.num_classes, images.device)
+        return images, labels, class_distribution(labels, self.num_classes)
+
+    def _maps(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
+        """Ask the provider for maps `(B,H,W)`, or one of our own for coarser ones `(B,h,w)`."""
+        provider: Any = self.saliency
+        _checks.require_model(provider, model)
+        # Not a variant that a user derived from one: what it overrides is to be called.
+        low_res = type(provider) in LOW_RES
+        # Our own take any dtype, and convert no more of the images than they need.
+        if getattr(provider, "needs_model", None) is False and not (low_res and self.mean is None):
+            images = self._unit_range(images)
+        if low_res:
+            maps: Tensor = provider.low_res_maps(images)
+            return maps
+        return _checks.as_maps(provider(images, labels, model), images)
+
+    def _draw(
+        self, classes: Tensor, itself: Tensor, partner: Tensor | None, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw partners `(B,)`, and noise of variance 1 for the scores where there is jitter.
+
+        A partner that is given stays; a sample that stays unmixed is its own.
+        """
+        batch, device = len(classes), classes.device
+        grid = patches.patch_grid(size, self.patch_size)
+        gates = 2 * batch if partner is None else 0
+        if partner is None:
+            if self.class_counts is None:
+                counts = pairings.class_counts_in(classes, self.num_classes)  # (K,)
+            else:
+                counts = self.class_counts.to(device, non_blocking=True)
+            if not isinstance(self.pairing, str):  # before the draws, as it may be refused
+                proposed = self.pairing(classes, counts.clone(), self.generator)
+                name = "the partner that pairing returned"
+                proposed = _checks.as_partner(proposed, batch, device, name)
+        cells = batch * grid[0] * grid[1] if self.jitter > 0 else 0
+        uniform = draw_uniform(self, gates + cells).to(device, non_blocking=True)
+        if partner is None:
+            gate, pick = uniform[:gates].view(2, batch)
+            if isinstance(self.pairing, str):
+                proposed = PAIRINGS[self.pairing](counts[classes], pick)
+            partner = torch.where(gate < self.p, proposed, itself)
+        if cells == 0:
+            return partner, None
+        return partner, (uniform[gates:].view(batch, *grid) - 0.5) * 12**0.5
+
+    def _unit_range(self, images: Tensor) -> Tensor:
+        """Bring images back to [0, 1], float32 at least."""
+        if images.dtype == torch.uint8:
+            return images.float() / 255
+        if images.dtype != torch.float64:
+            images = images.float()
+        if self.mean is None or self.std is None:
+            return images
+        mean, std = (
+            values.to(images.device, images.dtype, non_blocking=True).view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return torch.addcmul(mean, images, std)
 
     def bind(self, model: nn.Module | None = None) -> "BoundMix":
         """Make a callable `(images, targets) -> (mixed, targets)` that brings the model along.
@@ -265,83 +407,16 @@ class SaliencyPatchMix(nn.Module):
         """
         return BoundMix(self, model)
 
-    def _draw_partner(self, classes: Tensor, itself: Tensor) -> Tensor:
-        """Draw who is mixed and with whom: `(B,)`, itself where a sample passes through."""
-        if self.class_counts is None:
-            counts = class_counts_in(classes, self.num_classes)  # (K,)
-        else:
-            counts = self.class_counts.to(classes.device, non_blocking=True)
-        if not isinstance(self.pairing, str):  # before anything is drawn, as it may be refused
-            partner = _checks.partner(
-                self.pairing(classes, counts.clone(), self.generator),
-                len(classes),
-                classes.device,
-                name="the partner that pairing returned",
-            )
-        gate, pick = self._uniform(2, len(classes)).to(classes.device, non_blocking=True)
-        if self.pairing == "relative":
-            partner = draw_at_least_as_frequent(counts[classes], pick)
-        elif isinstance(self.pairing, str):
-            partner = draw_at_least_as_frequent(torch.zeros_like(classes), pick)
-        return torch.where(gate < self.p, partner, itself)
-
-    def _draw_noise(
-        self, batch: int, image_size: tuple[int, int], device: torch.device
-    ) -> Tensor | None:
-        """Draw noise of variance 1 for the patch scores, `(B,gh,gw)`; None without jitter."""
-        if self.jitter == 0:
-            return None
-        uniform = self._uniform(batch, *patch_grid(image_size, self.patch_size))
-        return ((uniform - 0.5) * 12**0.5).to(device, non_blocking=True)
-
-    def _uniform(self, *shape: int) -> Tensor:
-        """Draw from [0, 1) on the generator's device, the CPU by default, so devices agree."""
-        device = "cpu" if self.generator is None else self.generator.device
-        # Not the default dtype: in bfloat16 most partners would never be drawn.
-        return torch.rand(*shape, generator=self.generator, device=device, dtype=torch.float32)
-
-    def _saliency_maps(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
-        """Ask the provider for maps `(B,H,W)`, or for coarser ones where it has them."""
-        provider: Any = self.saliency  # which kind it is, is asked below
-        coarse = (
-            isinstance(provider, CoarseSaliency)
-            and type(provider).__call__ is CoarseSaliency.__call__  # not overridden
-        )
-        # Our own take any dtype, and convert no more of the images than they need.
-        if getattr(provider, "needs_model", None) is False and not (coarse and self.mean is None):
-            images = self._unit_range(images)
-        if coarse:
-            maps: Tensor = provider.coarse_maps(images, labels, model)
-            return maps
-        return _checks.saliency_maps(provider(images, labels, model), images)
-
-    def _unit_range(self, images: Tensor) -> Tensor:
-        """Bring images back to [0, 1], float32 at least."""
-        if images.dtype == torch.uint8:
-            return images.float() / 255
-        if images.dtype != torch.float64:
-            images = images.float()
-        if self.mean is None or self.std is None:
-            return images
-        mean, std = (
-            values.to(images.device, images.dtype, non_blocking=True).view(-1, 1, 1)
-            for values in (self.mean, self.std)
-        )
-        return torch.addcmul(mean, images, std)
-
     def extra_repr(self) -> str:
         """Show the settings in the module's repr."""
-        name = getattr(self.saliency, "__name__", type(self.saliency).__name__)
-        pairing = self.pairing if isinstance(self.pairing, str) else "callable"
-        return (
-            f"num_classes={self.num_classes}, saliency={name}, patch_size={self.patch_size}, "
-            f"alpha={self.alpha}, floor={self.floor}, normalize={self.normalize!r}, "
-            f"jitter={self.jitter}, p={self.p}, pairing={pairing!r}, target={self.target!r}, "
-            f"inplace={self.inplace}"
-        )
+        return ", ".join(f"{name}={_named(getattr(self, name))}" for name in SETTINGS)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Write the generator as bytes: as a tensor it could not cross into a spawned worker."""
+        """Write the generator as bytes: as a tensor it could not cross into a spawned worker.
+
+        Torch's own pickle of a generator fails there in the versions that we admit
+        (pytorch/pytorch issue 146828).
+        """
         state = self.__dict__.copy()
         if self.generator is not None:
             saved = bytes(self.generator.get_state().tolist())
@@ -356,8 +431,17 @@ class SaliencyPatchMix(nn.Module):
             generator.set_state(torch.frombuffer(bytearray(saved), dtype=torch.uint8))
             state = {**state, "generator": generator}
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._stream = new_stream(self)
 
 
+def _named(value: object) -> str:
+    """Write a setting out for the repr."""
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    return repr(value.tolist() if isinstance(value, Tensor) else value)
+
+
+@dataclass(eq=False)
 class BoundMix:
     """A mixer and its model as one callable, made by `SaliencyPatchMix.bind`.
 
@@ -371,13 +455,15 @@ class BoundMix:
             back as they are and targets as rows `(B,K)`.
     """
 
-    def __init__(self, mixer: SaliencyPatchMix, model: nn.Module | None = None) -> None:
-        if model is not None:
-            _checks.module(model, "model")
-        _checks.provider_has_model(mixer.saliency, model)
-        self.mixer = mixer
-        self.model = model
-        self.mixup_enabled = True
+    mixer: SaliencyPatchMix
+    model: nn.Module | None = None
+    mixup_enabled: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the model."""
+        if self.model is not None:
+            _checks.as_instance("model", self.model, nn.Module)
+        _checks.require_model(self.mixer.saliency, self.model)
 
     @overload
     def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -387,21 +473,10 @@ class BoundMix:
 
     def __call__(self, images: Any, targets: Tensor | None = None) -> Any:
         """Mix a batch, see `SaliencyPatchMix.forward`."""
-        training = self.mixer.training
-        self.mixer.training = training and _checks.flag("mixup_enabled", self.mixup_enabled)
-        try:
-            return self.mixer(images, targets, self.model)
-        finally:
-            self.mixer.training = training
+        off = not _checks.as_flag("mixup_enabled", self.mixup_enabled)
+        return self.mixer._mix(images, self.mixer.inplace, off, labels=targets, model=self.model)
 
     def __repr__(self) -> str:
         """Show the mixer, the model's class and the switch."""
         model = None if self.model is None else type(self.model).__name__
         return f"BoundMix({self.mixer}, model={model}, mixup_enabled={self.mixup_enabled})"
-
-
-def _finite(saliency: Tensor) -> Tensor:
-    """Make maps float32 at least, 0 where they are not finite, and safe to square and sum."""
-    if saliency.dtype != torch.float64:
-        saliency = saliency.float()
-    return saliency.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(-1e15, 1e15)

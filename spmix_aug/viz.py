@@ -6,18 +6,17 @@ them in a notebook. The label of each, `figure.get_label()`, is a text alternati
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from spmix_aug import _checks
-from spmix_aug.pairing import draw_at_least_as_frequent
-from spmix_aug.patches import expand_to_pixels, own_share
+from spmix_aug import functional as steps
+from spmix_aug._checks import expect, expect_type
 from spmix_aug.plan import MixPlan
 from spmix_aug.sampler import TailHeadPairSampler, head_tail_split
-from spmix_aug.targets import class_distribution
 
 try:
     from matplotlib.axes import Axes
@@ -45,8 +44,8 @@ def plot_plan(
 ) -> Figure:
     """Draw what a plan mixes: own, partner, both saliencies, ratio and mix, a row a sample.
 
-    Each map is drawn from 0 to its own maximum, the ratio from 0 to 1. A sample that passes through
-    is its own partner and says so.
+    Each map is drawn from 0 to its own maximum, the ratio from 0 to 1. A sample that stays
+    unmixed is its own partner; its panel reads "not mixed".
 
     Args:
         images: `(B,C,H,W)` that the plan was made for, in [0, 1], uint8, or normalised with `mean`
@@ -76,25 +75,28 @@ def plot_plan(
         >>> len(figure.axes)
         12
     """
-    _checks.instance("plan", plan, MixPlan)
-    _checks.images_fit_plan(images, plan.partner, plan.image_size)
-    maps = _checks.plan_has_saliency(plan.saliency)
+    _checks.as_instance("plan", plan, MixPlan)
+    got = "one that mixes nothing: its mixer was in evaluation mode, or had p = 0"
+    expect(plan.saliency is not None, "plan", "to have saliency", got)
+    maps = cast(Tensor, plan.saliency)
     batch, num_classes = plan.targets.shape
+    mixed = plan.images(_checks.require_images(images).detach())  # checks that they fit
     names = _checks.class_names(class_names, num_classes)
     if samples is None:
-        samples = range(min(_checks.integer("rows", rows), batch))
-    samples = _checks.samples(samples, batch)
+        samples = range(min(_checks.as_integer("rows", rows), batch))
+    samples = _as_samples(samples, batch)
     own_names = [""] * batch
     if labels is not None:
-        labels = _checks.labels(labels, batch, num_classes, images.device)
-        own_names = [_named(row, names) for row in class_distribution(labels, num_classes)]
+        labels = _checks.as_labels(labels, batch, num_classes, images.device)
+        own_names = [_named(row, names) for row in steps.class_distribution(labels, num_classes)]
 
-    scale = _checks.normalization(mean, std)
-    mixed = _viewable(plan.images(images.detach()), *scale)
-    own = _viewable(images.detach(), *scale)
+    given = (("mean", mean), ("std", std))
+    scale = [v if v is None else _checks.as_channel_values(name, v) for name, v in given]
+    _checks.require_together(*scale)
+    own, mixed = (_viewable(shown, *scale) for shown in (images.detach(), mixed))
     maps = F.interpolate(maps.float().unsqueeze(1), plan.image_size, mode="bilinear").squeeze(1)
-    pixels = expand_to_pixels(plan.ratios, plan.patch_size, plan.image_size)
-    share = own_share(plan.ratios, plan.patch_size, plan.image_size).tolist()
+    pixels = steps.expand_to_pixels(plan.ratios, plan.patch_size, plan.image_size)
+    share = steps.mean_ratio(plan.ratios, plan.patch_size, plan.image_size).tolist()
     partners = plan.partner.tolist()
 
     height, width = plan.image_size
@@ -117,6 +119,15 @@ def plot_plan(
         axes.set_title(title, fontsize=10)
     figure.set_label(f"Six columns, {', '.join(COLUMNS)}. Rows: {'; '.join(told)}.")
     return figure
+
+
+def _as_samples(value: Any, batch: int) -> list[int]:
+    """Accept indices of samples of a batch, at least one."""
+    expect_type(isinstance(value, Sequence), "samples", "to be a sequence of indices", value)
+    indices = [_checks.as_integer("samples", index, low=0) for index in value]
+    ok, wanted = indices and max(indices) < batch, "to be at least one index in 0 to {last}"
+    expect(ok, "samples", wanted, indices, last=batch - 1)
+    return indices
 
 
 def _viewable(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
@@ -189,37 +200,7 @@ def describe(
         310 samples of 2 classes. An epoch has 31 batches of 20 samples, 10 of them class-balanced.
         ...
     """
-    audit = _audit(sampler, p, epoch)
-    groups, names = _groups(sampler, many, few), _checks.class_names(class_names, len(audit.counts))
-    ranks, samples = sampler.sampler.num_replicas, len(audit.classes)
-    of_ranks = f" on rank {sampler.sampler.rank} of {ranks}" if ranks > 1 else ""
-    header = ("class", "group", "samples", "of the data", "of the draws", "draws", "partners")
-    table = [header]
-    for k, count in enumerate(audit.counts.tolist()):
-        draws, partners = audit.draws[audit.classes == k], audit.partners[audit.classes == k]
-        data_share, draw_share = count / samples, float(draws.sum()) / float(audit.draws.sum())
-        shares = f"{data_share:.1%}", f"{draw_share:.1%}"
-        table.append((names[k], groups[k], str(count), *shares, _range(draws), _range(partners)))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
-    return "\n".join(
-        [
-            f"{samples} samples of {len(audit.counts)} classes. An epoch{of_ranks} has "
-            f"{len(sampler)} batches of {sampler.batch_size} samples, {sampler.num_balanced} of "
-            "them class-balanced.",
-            f"Many-shot: more than {many:g} samples; few-shot: fewer than {few:g}.",
-            f"Draws and partners of an image in epoch {epoch}: mean (least to most), mixed with "
-            f"p = {p:g} by relative pairing.",
-            "",
-            *lines,
-        ]
-    )
+    return str(SamplerAudit(sampler, class_names, many, few, p, epoch))
 
 
 def plot_sampler(
@@ -240,79 +221,127 @@ def plot_sampler(
     Returns:
         A figure of three panels.
     """
-    audit = _audit(sampler, p, epoch)
-    groups, names = _groups(sampler, many, few), _checks.class_names(class_names, len(audit.counts))
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    sizes, *spreads = figure.subplots(1, 3)
-    for group, colour in GROUP_COLOURS.items():
-        members = [k for k, name in enumerate(groups) if name == group]
-        if members:
-            label = f"{group}-shot"
-            sizes.bar(members, audit.counts[members].tolist(), color=colour, label=label)
-    sizes.set(yscale="log", title="samples of each class")
-    sizes.legend()
-    titles = "draws of an image in an epoch", "its distinct partners"
-    for axes, values, title in zip(spreads, (audit.draws, audit.partners), titles, strict=True):
-        for k, group in enumerate(groups):
-            of_class = values[audit.classes == k].float()
-            if len(of_class) == 0:
-                continue
-            colour, middle = GROUP_COLOURS[group], float(of_class.mean())
-            reach = [[middle - float(of_class.min())], [float(of_class.max()) - middle]]
-            axes.errorbar([k], [middle], reach, fmt="o", color=colour, capsize=4)
-            if group == "few":
-                beside = (k + torch.linspace(-0.3, 0.3, len(of_class))).tolist()
-                axes.plot(beside, of_class.tolist(), ".", color=colour, alpha=0.4, markersize=4)
-        axes.set_yscale("symlog", linthresh=1)  # shows 0 as well
-        axes.set(ylim=(0, None), title=title)
-    for axes in figure.axes:
-        axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 4 else 0)
-    text = describe(sampler, class_names=names, many=many, few=few, p=p, epoch=epoch)
-    figure.set_label(text)
-    return figure
+    return SamplerAudit(sampler, class_names, many, few, p, epoch).plot()
 
 
-class _Audit(NamedTuple):
-    """What an epoch does with each sample of the data set."""
+class SamplerAudit:
+    """What an epoch of a sampler does with each sample of the data set; see `describe`."""
 
-    classes: Tensor  # (N,)
-    counts: Tensor  # (K,)
-    draws: Tensor  # (N,), places in batches
-    partners: Tensor  # (N,), distinct other samples that it was mixed with
+    def __init__(
+        self,
+        sampler: TailHeadPairSampler,
+        class_names: Sequence[str] | None,
+        many: float,
+        few: float,
+        p: float,
+        epoch: int,
+    ) -> None:
+        self.sampler = _checks.as_instance("sampler", sampler, TailHeadPairSampler)
+        counts = sampler.class_counts
+        self.names = _checks.class_names(class_names, len(counts))
+        split = head_tail_split(counts, many=many, few=few)._asdict()
+        of_class = {k: group for group, members in split.items() for k in members}
+        self.groups = [of_class[k] for k in range(len(counts))]
+        self.many, self.few, self.p = many, few, _checks.as_number("p", p, high=1.0)
+        self.epoch = _checks.as_integer("epoch", epoch, low=0)
+        number = int(counts.sum())
+        self.classes = torch.empty(number, dtype=torch.int64)  # (N,)
+        self.classes[sampler._by_class] = torch.arange(len(counts)).repeat_interleave(counts)
+        self._count(number)
 
+    def _count(self, number: int) -> None:
+        """Go through the batches of the epoch: places in them, and distinct partners, `(N,)`."""
+        sampler = copy.deepcopy(self.sampler)  # iterating one moves its place in the epoch
+        sampler.load_state_dict({"epoch": self.epoch, "next_batch": 0})
+        generator = torch.Generator().manual_seed(sampler.sampler.seed)
+        self.draws = torch.zeros(number, dtype=torch.int64)
+        pairs = [torch.empty(0, dtype=torch.int64)]
+        for indices in sampler:
+            batch = torch.tensor(indices)
+            self.draws += torch.bincount(batch, minlength=number)
+            gate, pick = torch.rand(2, len(batch), generator=generator)
+            frequency = sampler.class_counts[self.classes[batch]]
+            partner = batch[steps.draw_at_least_as_frequent(frequency, pick)]
+            mixed = (gate < self.p) & (partner != batch)
+            pairs.append(batch[mixed] * number + partner[mixed])
+        distinct: Tensor = torch.cat(pairs).unique()  # type: ignore[no-untyped-call]
+        self.partners = torch.bincount(distinct // number, minlength=number)
 
-def _audit(sampler: TailHeadPairSampler, p: float, epoch: int) -> _Audit:
-    """Go through the batches of an epoch and count."""
-    _checks.instance("sampler", sampler, TailHeadPairSampler)
-    p = _checks.number("p", p, high=1.0)
-    own_copy = copy.deepcopy(sampler)  # iterating one moves its place in the epoch
-    own_copy.load_state_dict({"epoch": _checks.integer("epoch", epoch, low=0), "next_batch": 0})
-    counts = sampler.class_counts
-    number = int(counts.sum())
-    classes = torch.empty(number, dtype=torch.int64)
-    classes[sampler._by_class] = torch.arange(len(counts)).repeat_interleave(counts)
-    generator = torch.Generator().manual_seed(sampler.sampler.seed)
-    draws, pairs = torch.zeros(number, dtype=torch.int64), [torch.empty(0, dtype=torch.int64)]
-    for indices in own_copy:
-        batch = torch.tensor(indices)
-        draws += torch.bincount(batch, minlength=number)
-        gate, pick = torch.rand(2, len(batch), generator=generator)
-        partner = batch[draw_at_least_as_frequent(counts[classes[batch]], pick)]
-        mixed = (gate < p) & (partner != batch)
-        pairs.append(batch[mixed] * number + partner[mixed])
-    distinct: Tensor = torch.cat(pairs).unique()  # type: ignore[no-untyped-call]
-    return _Audit(classes, counts, draws, torch.bincount(distinct // number, minlength=number))
+    def rows(self) -> list[tuple[str, ...]]:
+        """Write the table, a heading and a row a class."""
+        table: list[tuple[str, ...]] = [
+            ("class", "group", "samples", "of the data", "of the draws", "draws", "partners")
+        ]
+        for k, count in enumerate(self.sampler.class_counts.tolist()):
+            draws, partners = self.draws[self.classes == k], self.partners[self.classes == k]
+            data_share = count / len(self.classes)
+            draw_share = float(draws.sum()) / float(self.draws.sum())
+            shares = f"{data_share:.1%}", f"{draw_share:.1%}"
+            spreads = _range(draws), _range(partners)
+            table.append((self.names[k], self.groups[k], str(count), *shares, *spreads))
+        return table
 
+    def __str__(self) -> str:
+        """Write what the sampler is, and the table."""
+        ranks = self.sampler.sampler.num_replicas
+        of_ranks = f" on rank {self.sampler.sampler.rank} of {ranks}" if ranks > 1 else ""
+        table = self.rows()
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if place < 2 else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in table
+        ]
+        return "\n".join(
+            [
+                f"{len(self.classes)} samples of {len(self.names)} classes. An epoch{of_ranks} "
+                f"has {len(self.sampler)} batches of {self.sampler.batch_size} samples, "
+                f"{self.sampler.num_balanced} of them class-balanced.",
+                f"Many-shot: more than {self.many:g} samples; few-shot: fewer than {self.few:g}.",
+                f"Draws and partners of an image in epoch {self.epoch}: mean (least to most), "
+                f"mixed with p = {self.p:g} by relative pairing.",
+                "",
+                *lines,
+            ]
+        )
 
-def _groups(sampler: TailHeadPairSampler, many: float, few: float) -> list[str]:
-    """Name the group of each class."""
-    split = head_tail_split(sampler.class_counts, many=many, few=few)._asdict()
-    of_class = {k: group for group, members in split.items() for k in members}
-    return [of_class[k] for k in range(len(sampler.class_counts))]
+    def plot(self) -> Figure:
+        """Draw class sizes, and draws and partners of the images of each class."""
+        figure = Figure(figsize=(11, 3.4), layout="constrained")
+        sizes, *spreads = figure.subplots(1, 3)
+        counts = self.sampler.class_counts.tolist()
+        for group, colour in GROUP_COLOURS.items():
+            members = [k for k, name in enumerate(self.groups) if name == group]
+            if members:
+                heights = [counts[k] for k in members]
+                sizes.bar(members, heights, color=colour, label=f"{group}-shot")
+        sizes.set(yscale="log", title="samples of each class")
+        sizes.legend()
+        titles = "draws of an image in an epoch", "its distinct partners"
+        for axes, values, title in zip(spreads, (self.draws, self.partners), titles, strict=True):
+            for k, group in enumerate(self.groups):
+                of_class = values[self.classes == k].double()
+                if len(of_class) == 0:
+                    continue
+                colour, middle = GROUP_COLOURS[group], float(of_class.mean())
+                reach = [[middle - float(of_class.min())], [float(of_class.max()) - middle]]
+                axes.errorbar([k], [middle], reach, fmt="o", color=colour, capsize=4)
+                if group == "few":
+                    beside = (k + torch.linspace(-0.3, 0.3, len(of_class))).tolist()
+                    axes.plot(beside, of_class.tolist(), ".", color=colour, alpha=0.4, markersize=4)
+            axes.set_yscale("symlog", linthresh=1)  # shows 0 as well
+            axes.set(ylim=(0, None), title=title)
+        for axes in figure.axes:
+            rotation = 45 if len(self.names) > 4 else 0
+            axes.set_xticks(range(len(self.names)), self.names, rotation=rotation)
+        figure.set_label(str(self))
+        return figure
 
 
 def _range(values: Tensor) -> str:
     """Write the mean, the least and the most of `values (n,)`."""
     if len(values) == 0:
         return "-"
-    return f"{float(values.float().mean()):.1f} ({int(values.min())} to {int(values.max())})"
+    return f"{float(values.double().mean()):.1f} ({int(values.min())} to {int(values.max())})"

@@ -74,7 +74,7 @@ def main(saliency: str, target: str, pairing: str) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         for name in ("class_counts", "mean", "std"):
             values = getattr(mixer, name)
-            setattr(mixer, name, None if values is None else mode.from_tensor(values))
+            mixer.__dict__[name] = None if values is None else mode.from_tensor(values)
         model = classifier()
         images = torch.rand(6, 3, 50, 70, device=DEVICE)
         for labels in (

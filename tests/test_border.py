@@ -137,7 +137,7 @@ def test_large_images_are_looked_at_small():
     [
         ({"border": 0.6}, ValueError, r"`border` to be in \[0, 0.5\], but got 0.6"),
         ({"border": "wide"}, TypeError, "`border` to be a number, but got str"),
-        ({"center_prior": 0}, ValueError, "`center_prior` to be finite and at least 0.01"),
+        ({"center_prior": 0}, ValueError, "`center_prior` to be finite, at least 0.01, but got 0"),
         ({"center_prior": True}, TypeError, "`center_prior` to be a number, but got bool"),
     ],
 )

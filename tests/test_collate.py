@@ -141,7 +141,9 @@ def test_a_batch_that_cannot_be_written_is_refused_before_anything_is_drawn():
         SaliencyPatchMix(num_classes=2), lambda _: (images, torch.zeros(4, dtype=torch.int64))
     )
     before = torch.get_rng_state()
-    with pytest.raises(ValueError, match="`images` that can be written in place"):
+    with pytest.raises(
+        ValueError, match="`images` to be writable in place, but got pixels that share"
+    ):
         collate([])
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -149,7 +151,7 @@ def test_a_batch_that_cannot_be_written_is_refused_before_anything_is_drawn():
 @pytest.mark.parametrize("saliency", ["grad_cam", "input_gradient"])
 def test_saliency_that_needs_a_model_is_refused(saliency):
     mixer = SaliencyPatchMix(num_classes=2, saliency=saliency)
-    with pytest.raises(ValueError, match=r"saliency needs no model, but got .*training loop"):
+    with pytest.raises(ValueError, match=r"saliency that needs no model, but got .*training loop"):
         SaliencyPatchMixCollate(mixer)
 
 

@@ -1,9 +1,9 @@
 """Settings, recipes and what contradicts itself."""
 
 import re
-import tomllib
 
 import pytest
+import tomllib
 
 pytest.importorskip("timm")
 pytest.importorskip("tyro")

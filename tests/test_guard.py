@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from spmix_aug import SaliencyPatchMix
 from spmix_aug.saliency import GradCAM, InputGradient
-from spmix_aug.saliency.guard import undisturbed, unwrap
+from spmix_aug.saliency.guard import preserved, unwrap
 
 PROVIDERS = pytest.mark.parametrize("provider", [InputGradient(), GradCAM()], ids=repr)
 IMAGES, LABELS = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
@@ -167,7 +167,7 @@ def test_models_that_are_not_ready_are_refused_and_stay_as_they_are(provider):
     assert nn.parameter.is_lazy(lazy[2].weight)
     with torch.inference_mode():
         net = model()
-    with pytest.raises(ValueError, match=r"under torch.inference_mode\(\); make the model"):
+    with pytest.raises(ValueError, match=r"under torch.inference_mode\(\); make it outside"):
         provider(IMAGES, LABELS, net)
 
 
@@ -277,7 +277,7 @@ def test_buffers_that_a_pass_replaces_are_put_back():
     net = model()
     counter = net[5]
     found = counter.calls
-    with undisturbed(net, torch.device("cpu")) as inside:
+    with preserved(net, torch.device("cpu")) as inside:
         inside[5].calls = torch.ones(3)
     assert counter.calls is found
 

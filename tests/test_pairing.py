@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from spmix_aug.pairing import class_counts_in, draw_at_least_as_frequent
+from spmix_aug.functional.pairing import class_counts_in, draw_at_least_as_frequent
 
 
 def eligible(frequency, i):

@@ -1,17 +1,13 @@
 """Patch scores, ratios and the way between patch grid and pixels."""
 
-import math
-from fractions import Fraction
-from itertools import pairwise
-
 import pytest
 import reference
 import torch
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from spmix_aug import patches
+from spmix_aug.functional import patches
 
 sizes = st.tuples(st.integers(1, 13), st.integers(1, 13))
 
@@ -61,7 +57,7 @@ def test_ratios_agree_with_a_slow_loop(batch, grid, floor, alpha, normalize, see
     scores = random_maps(batch, grid, seed)
     scores[::2] *= 1e-4  # the scale of a map must not matter
     partner = torch.randint(max(batch, 1), (batch,))
-    lifted = patches.lift_scores(patches.NORMALIZATIONS[normalize](scores), floor)
+    lifted = patches.raise_floor(patches.NORMALIZATIONS[normalize](scores), floor)
     ratios = patches.mix_ratios(lifted, lifted[partner], alpha)
     ratios[partner == torch.arange(batch)] = 1
     expected = reference.ratios(scores, partner, floor, alpha, normalize)
@@ -80,7 +76,7 @@ def test_a_map_without_contrast_counts_as_salient_everywhere(value, normalize):
 
 def test_small_contrast_is_contrast():
     scores = torch.tensor([[[1.0, 1.0001]]])
-    torch.testing.assert_close(patches.stretch_scores(scores), torch.tensor([[[0.0, 1.0]]]))
+    torch.testing.assert_close(patches.min_max_scores(scores), torch.tensor([[[0.0, 1.0]]]))
     thresholded = patches.soft_threshold_scores(scores)
     torch.testing.assert_close(thresholded, torch.tensor([[[-4.0, 4.0]]]).sigmoid())
 
@@ -102,7 +98,7 @@ def test_a_soft_threshold_tells_patches_apart_beside_an_outlier():
     def step(normalized):
         return float(normalized[0, 1, 2] - normalized[0, 1, 1])
 
-    assert step(patches.stretch_scores(scores)) == pytest.approx(1 / 9, abs=1e-4)
+    assert step(patches.min_max_scores(scores)) == pytest.approx(1 / 9, abs=1e-4)
     assert step(patches.soft_threshold_scores(scores)) > 0.2
 
 
@@ -115,7 +111,7 @@ def test_every_pixel_gets_the_ratio_of_its_patch(size, patch_size):
     for y in range(size[0]):
         for x in range(size[1]):
             assert torch.equal(pixels[:, y, x], ratios[:, y // patch_size, x // patch_size])
-    strips = patches.expand_to_strips(ratios, patch_size, size).shape[1]
+    strips = patches.ratios_per_row(ratios, patch_size, size).shape[1]
     assert strips == (size[0] if size[0] % patch_size else grid[0])
 
 
@@ -123,7 +119,7 @@ def test_every_pixel_gets_the_ratio_of_its_patch(size, patch_size):
 def test_own_share_is_the_mean_over_pixels(size, patch_size):
     ratios = torch.rand(3, *patches.patch_grid(size, patch_size), dtype=torch.float64)
     pixels = patches.expand_to_pixels(ratios, patch_size, size)
-    share = patches.own_share(ratios, patch_size, size)
+    share = patches.mean_ratio(ratios, patch_size, size)
     torch.testing.assert_close(share, pixels.mean(dim=(1, 2)), rtol=0, atol=1e-12)
 
 
@@ -131,23 +127,23 @@ def test_jitter_is_measured_in_the_spread_of_each_image():
     scores = random_maps(2, (40, 40), 0)
     scores[1] *= 1000
     noise = torch.randn(2, 40, 40, dtype=torch.float64)
-    change = patches.jitter_scores(scores, noise, 0.5) - scores
+    change = patches.add_noise(scores, noise, 0.5) - scores
     relative = change.std(dim=(1, 2)) / scores.std(dim=(1, 2))
     torch.testing.assert_close(relative, torch.full((2,), 0.5).double(), rtol=0.1, atol=0)
 
 
 def test_jitter_adds_the_noise_itself_in_the_dtype_of_the_scores():
     scores, noise = torch.tensor([[[0.0, 2.0]]]), torch.tensor([[[1.0, -3.0]]])  # spread 1
-    jittered = patches.jitter_scores(scores, noise.double(), 0.5)
+    jittered = patches.add_noise(scores, noise.double(), 0.5)
     assert torch.equal(jittered, torch.tensor([[[0.5, 0.5]]]))
     assert jittered.dtype == torch.float32
 
 
 def test_jitter_leaves_a_flat_map_flat():
     single = torch.tensor([[[0.7]]])
-    assert torch.equal(patches.jitter_scores(single, torch.ones(1, 1, 1), 1.0), single)
-    jittered = patches.jitter_scores(torch.full((1, 4, 4), 0.7), torch.randn(1, 4, 4), 1.0)
-    assert torch.equal(patches.stretch_scores(jittered), torch.ones(1, 4, 4))
+    assert torch.equal(patches.add_noise(single, torch.ones(1, 1, 1), 1.0), single)
+    jittered = patches.add_noise(torch.full((1, 4, 4), 0.7), torch.randn(1, 4, 4), 1.0)
+    assert torch.equal(patches.min_max_scores(jittered), torch.ones(1, 4, 4))
 
 
 @given(
@@ -168,46 +164,6 @@ def test_resized_ratios_agree_with_a_slow_loop(size, patch_size, grid, seed):
     found = patches.resize_ratios(ratios, patch_size, size, grid)
     expected = reference.resized_ratios(ratios, patch_size, size, grid)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("cells", "size", "grids"),
-    [
-        (196, (224, 224), [(14, 14)]),
-        (197, (224, 224), []),
-        (201, (224, 224), []),
-        (3136, (224, 224), [(56, 56)]),
-        (28 * 37, (450, 600), [(28, 37)]),
-        (29 * 38, (450, 600), [(29, 38)]),
-        (2 * 8, (32, 128), [(2, 8)]),
-        (56, (224, 224), []),
-        (49, (96, 128), []),  # 6 x 8 and a class token
-        (225, (224, 256), []),  # 14 x 16 and a class token
-        (25, (64, 80), []),  # 4 x 5, a class token and four registers
-        (109 * 109, (224, 224), [(109, 109)]),  # without padding
-        (6, (7, 10), [(2, 3)]),
-        (1, (224, 224), [(1, 1)]),
-        (0, (224, 224), []),
-    ],
-)
-def test_grids_in_proportion(cells, size, grids):
-    found = patches.grids_of(cells, size)
-    assert found == grids
-    assert all(type(side) is int for grid in found for side in grid)
-
-
-@given(sizes, st.tuples(st.integers(1, 8), st.integers(1, 8)))
-@example((5, 2), (4, 1))  # rounded down alone
-@example((2, 5), (1, 4))
-def test_a_grid_in_proportion_is_that_of_some_cell(size, grid):
-    ends = sorted({Fraction(side, cells) for side in size for cells in range(1, 11)})
-    cells = [*ends, *((a + b) / 2 for a, b in pairwise(ends)), 2 * ends[-1]]
-    expected = any(
-        grid == tuple(rounded(side / cell) for side in size)
-        for cell in cells
-        for rounded in (math.ceil, math.floor)
-    )
-    assert patches.in_proportion(grid, size) == expected
 
 
 def test_resized_ratios_are_exact_where_all_are_1_and_under_autocast():

@@ -22,16 +22,15 @@ from spmix_aug.saliency import (
     find_provider,
 )
 from spmix_aug.saliency.base import (
+    FAR_OUTSIDE,
     WHITE,
-    bounded,
-    finite_images,
+    finite,
     gaussian_weights,
     grey_levels,
     is_flat,
     round_levels_,
     scale_to_one,
 )
-from spmix_aug.saliency.cam import _channels_last
 from spmix_aug.saliency.finegrained import fine_grained
 from spmix_aug.saliency.guard import logits_of
 from spmix_aug.saliency.spectral import spectral_residual
@@ -434,7 +433,9 @@ class TestInputGradient:
         assert not torch.allclose(hard, soft)
 
     def test_integer_images_are_refused(self):
-        with pytest.raises(TypeError, match=r"floating `images` .* got torch.uint8"):
+        with pytest.raises(
+            TypeError, match=r"`images` to be floating for InputGradient, but got torch.uint8"
+        ):
             InputGradient()(torch.zeros(1, 3, 8, 8).byte(), torch.tensor([0]), small_cnn())
 
 
@@ -471,7 +472,9 @@ class TestGradCAM:
         model = nn.Sequential(
             nn.Conv2d(3, 2, (4, 2), (4, 2)), nn.Flatten(2), nn.Flatten(), nn.Linear(16, 4)
         )
-        with pytest.raises(ValueError, match="found none"):
+        with pytest.raises(
+            ValueError, match=r"`model` to give feature maps .* got none in Sequential"
+        ):
             GradCAM()(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), model)
 
     def test_maps_that_overflow_count_as_0(self):
@@ -504,7 +507,7 @@ class TestGradCAM:
 
         model = nn.Sequential(Twice(), First(), small_cnn())
         images, labels = lesions(2)[0], torch.tensor([0, 1])
-        with pytest.raises(ValueError, match="Twice gave tuple; choose a layer in it"):
+        with pytest.raises(ValueError, match="got tuple from Twice; choose a layer in it"):
             GradCAM("0")(images, labels, model)
         torch.testing.assert_close(
             GradCAM()(images, labels, model), GradCAM()(images, labels, model[2])
@@ -538,16 +541,12 @@ class TestGradCAM:
     def test_the_layer_is_found_in_timm_models(self, name, found):
         timm = pytest.importorskip("timm")
         model = timm.create_model(name, num_classes=4)
-        names = {module: name for name, module in model.named_modules()}
-        provider = GradCAM()
         side = model.default_cfg["input_size"][1]
-        images = torch.rand(1, 3, side, side, requires_grad=True)
-        layer, _, _ = provider._watch(model.eval(), images)
-        assert names[layer] == found
-        maps = provider(images, torch.tensor([1]), model)
-        assert maps.shape == (1, side, side)
-        named = GradCAM(found)(images, torch.tensor([1]), model)
-        torch.testing.assert_close(maps, named)
+        # Of a random network, a class may have no positive map at all.
+        images, labels = torch.rand(1, 3, side, side).expand(4, -1, -1, -1), torch.arange(4)
+        maps = GradCAM()(images, labels, model)
+        assert float(maps.max()) > 0
+        torch.testing.assert_close(maps, GradCAM(found)(images, labels, model))
 
     @pytest.mark.parametrize("name", ["mixer_s32_224", "levit_128s"])
     def test_timm_models_whose_layer_is_unknown_ask_for_it(self, name):
@@ -566,12 +565,6 @@ class TestGradCAM:
         images, labels = torch.rand(2, 3, 224, 224), torch.tensor([1, 2])
         first = GradCAM(layer, lambda features: features.permute(0, 3, 1, 2))
         torch.testing.assert_close(GradCAM()(images, labels, model), first(images, labels, model))
-
-    @pytest.mark.parametrize(
-        ("shape", "last"), [((2, 6, 10, 7), True), ((2, 7, 6, 10), False), ((2, 6, 6, 6), False)]
-    )
-    def test_channels_last_shows_in_the_proportion_of_oblong_images(self, shape, last):
-        assert _channels_last(torch.empty(shape), (48, 80)) == last
 
     @pytest.mark.parametrize("options", [{"img_size": (48, 80)}, {"dynamic_img_size": True}])
     def test_a_vit_with_prefix_tokens_and_an_oblong_grid(self, options):
@@ -602,9 +595,9 @@ class TestGradCAM:
     @pytest.mark.parametrize(
         ("layer", "message"),
         [
-            ("features", r"name a module of Sequential, but got 'features'; its parts are 0, 1"),
+            ("features", r"be a module of Sequential, but got 'features'; its parts are 0, 1"),
             (nn.Conv2d(1, 1, 1), "a Conv2d that is not in it; give its dotted name"),
-            ("10", r"\(B,D,h,w\) from Linear, but got a tensor of shape \(2, 4\) .* GradCAM\(resh"),
+            ("10", r"\(B,D,h,w\).*, but got a tensor of shape \(2, 4\) .* GradCAM\(resh"),
         ],
     )
     def test_layers_that_do_not_fit_are_refused(self, layer, message):
@@ -613,7 +606,9 @@ class TestGradCAM:
 
     def test_models_without_feature_maps_are_refused(self):
         model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
-        with pytest.raises(ValueError, match=r"found none; give GradCAM\(target_layer="):
+        with pytest.raises(
+            ValueError, match=r"got none in Sequential; give GradCAM\(target_layer="
+        ):
             GradCAM()(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), model)
 
     def test_tokens_of_an_unknown_grid_are_refused(self):
@@ -621,9 +616,11 @@ class TestGradCAM:
             nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), nn.LayerNorm(4), nn.Flatten(), nn.Linear(32, 4)
         )
         images, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
-        with pytest.raises(ValueError, match="found none"):
+        with pytest.raises(
+            ValueError, match=r"`model` to give feature maps .* got none in Sequential"
+        ):
             GradCAM()(images, labels, model)
-        with pytest.raises(ValueError, match=r"grid is known, .* \(2, 8, 4\) from Sequential"):
+        with pytest.raises(ValueError, match=r"grid is known, but got .* \(2, 8, 4\)"):
             GradCAM("2")(images, labels, model)
         model.num_prefix_tokens = 0
         with pytest.raises(ValueError, match="grid is known"):
@@ -667,8 +664,8 @@ class WithoutGradients(nn.Sequential):
     ("kind", "message"),
     [
         (Checkpointed, "use_reentrant=False"),
-        (Detached, "no gradient reaches it"),
-        (WithoutGradients, "lets gradients through|gradients to flow through"),
+        (Detached, "differentiably on what saliency looks at, but got no gradient there"),
+        (WithoutGradients, "`model` to let gradients (through|flow through ReLU), but got"),
     ],
 )
 def test_models_that_let_no_gradient_through_are_refused(provider, kind, message):
@@ -758,9 +755,9 @@ def test_model_based_providers_need_labels_and_model(provider, labels, model, er
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.tensor([0, 4]), "`labels` below 4, the number of the model's logits, but got 4"),
-        (torch.tensor([0, -1]), "`labels` to be at least 0, but got -1"),
-        (torch.eye(2), r"fit the model's logits of shape \(2, 4\), but got .* shape \(2, 2\)"),
+        (torch.tensor([0, 4]), "`labels` in 0 to 3, but got 4; the model has no more logits"),
+        (torch.tensor([0, -1]), "`labels` in 0 to 3, but got -1"),
+        (torch.eye(2), r"fit the model's logits of \(2, 4\), but got .* shape \(2, 2\)"),
     ],
 )
 def test_labels_must_fit_the_models_logits(provider, labels, message):
@@ -805,7 +802,7 @@ def test_logits_must_be_real_and_beside_the_labels(provider, answer, error, mess
 )
 def test_what_reshape_transform_gives_must_be_feature_maps(features):
     provider = GradCAM(reshape_transform=lambda _: features)
-    with pytest.raises(ValueError, match=r"feature maps of shape \(B,D,h,w\) from"):
+    with pytest.raises(ValueError, match=r"feature maps of shape \(B,D,h,w\).*, but got a tensor"):
         provider(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), small_cnn())
 
 
@@ -852,8 +849,8 @@ def test_names():
 
 def test_values_that_are_not_finite_count_as_0_and_the_others_are_bounded():
     values = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e9, -1e9, 0.5])
-    assert finite_images(values).tolist() == [0, 0, 0, 1e4, -1e4, 0.5]
-    assert finite_images(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [0, 1]
+    assert finite(values, 1e4).tolist() == [0, 0, 0, 1e4, -1e4, 0.5]
+    assert finite(1e10 * values.double()).tolist() == [0, 0, 0, 1e15, -1e15, 5e9]
 
 
 @pytest.mark.parametrize("scale", [0.05, 1.0, 100.0, -100.0])
@@ -873,8 +870,8 @@ def test_the_small_tools_of_model_free_saliency():
     expected = 255 * four.mean(1, keepdim=True)
     torch.testing.assert_close(grey_levels(four), expected, rtol=0, atol=0.501)
     odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30, -1e30]).view(1, 1, 1, 5)
-    assert bounded(grey_levels(odd), WHITE).flatten().tolist() == [0, 0, 0, 255e4, -255e4]
-    assert finite_images(odd).flatten().tolist() == [0, 0, 0, 1e4, -1e4]
+    bounded = finite(grey_levels(odd), FAR_OUTSIDE * WHITE)
+    assert bounded.flatten().tolist() == [0, 0, 0, 255e4, -255e4]
     expected = [0.15574, 0.68851, 0.15574]  # in the ratio of 1 to exp(-0.5 / 0.58 ** 2)
     assert gaussian_weights(3, 0.58) == pytest.approx(expected, abs=1e-5)
     for scale in (1, 0.5, 0.25):  # of 8-bit colours, whose grey levels tie

@@ -115,8 +115,8 @@ def test_epochs_seeds_and_ranks_draw_differently():
 def test_runs_of_an_earlier_version_can_be_repeated():
     sampler = TailHeadPairSampler(LABELS, 10, seed=2**40).sampler
     sampler.set_epoch(5)
-    expected = (2**40 * 1_000_003 + 5 + 3 * 2_654_435_761) % 4_294_967_291
-    assert sampler.generator_of(stream=3).initial_seed() == expected
+    expected = np.random.SeedSequence((2**40, 5, 1, 3)).generate_state(1)[0]
+    assert sampler.generator_of(1, 3).initial_seed() == expected
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
@@ -124,10 +124,10 @@ def test_no_two_draws_share_a_stream(rank, monkeypatch):
     sampler = TailHeadPairSampler(LABELS, 10, num_replicas=3, rank=rank)
     seen, generator = [], sampler.sampler.generator_of
     monkeypatch.setattr(
-        sampler.sampler, "generator_of", lambda stream: seen.append(stream) or generator(stream)
+        sampler.sampler, "generator_of", lambda *stream: seen.append(stream) or generator(*stream)
     )
     list(sampler)
-    assert seen == [0, 1 + rank]
+    assert seen == [(0,), (1, rank)]
 
 
 def test_the_global_stream_is_untouched():
@@ -185,17 +185,14 @@ def test_states_at_both_ends_of_an_epoch_are_accepted():
         sampler.load_state_dict({"epoch": 0, "next_batch": -1})
 
 
-@pytest.mark.parametrize("state", [{}, {"epoch": 0}, {"epoch": 0, "next_batch": 99}])
-def test_states_of_something_else_are_refused(state):
-    with pytest.raises(ValueError, match=r"`epoch` and `next_batch`, which is at most 18 here"):
-        TailHeadPairSampler(LABELS, 10).load_state_dict(state)
-
-
 @pytest.mark.parametrize(
     ("state", "error", "message"),
     [
-        (None, ValueError, "`state` with `epoch` and `next_batch`.* but got NoneType"),
-        ([1, 2], ValueError, "`state` with `epoch` and `next_batch`.* but got list"),
+        (None, ValueError, "`state` to have `epoch` and `next_batch`, but got NoneType"),
+        ([1, 2], ValueError, r"but got list \[1, 2\]; give what state_dict\(\) gave"),
+        ({}, ValueError, "`state` to have `epoch` and `next_batch`, but got dict {}; give"),
+        ({"epoch": 0}, ValueError, "`state` to have `epoch` and `next_batch`, but got dict"),
+        ({"epoch": 0, "next_batch": 19}, ValueError, "at most 18, as .* same settings, but got 19"),
         ({"epoch": 1, "next_batch": -1}, ValueError, "`next_batch` to be at least 0"),
         ({"epoch": 1, "next_batch": "3"}, TypeError, "`next_batch` to be an integer"),
         ({"epoch": None, "next_batch": 1}, TypeError, "`epoch` to be an integer"),
@@ -217,9 +214,8 @@ def test_an_iteration_that_was_left_early_starts_anew():
 
 
 def test_strong_balancing_draws_the_rarest_class_alone():
-    for gamma in (1000.0, 1e308):
-        sampler = TailHeadPairSampler(LABELS, 10, tail_fraction=1.0, gamma=gamma)
-        assert {LABELS[i] for batch in sampler for i in batch} == {3}
+    sampler = TailHeadPairSampler(LABELS, 10, tail_fraction=1.0, gamma=10)
+    assert {LABELS[i] for batch in sampler for i in batch} == {3}
 
 
 def test_another_default_device_does_not_matter():
@@ -255,11 +251,12 @@ def test_label_forms(labels):
         ([], {}, ValueError, r"N >= 1, but got shape \(0,\)"),
         ([0.0, 1.0], {}, TypeError, "integers, but got float64; convert"),
         ([True], {}, TypeError, "integers, but got bool"),
-        ([0, -1], {}, ValueError, "`labels` to be at least 0, but got -1"),
+        ([0, -1], {}, ValueError, "`labels` to be class indices in 0 to 16777215, but got -1"),
         ([0], {"batch_size": 0}, ValueError, "`batch_size` to be at least 1"),
         ([0], {"batch_size": 2.5}, TypeError, "`batch_size` to be an integer"),
         ([0], {"tail_fraction": 1.5}, ValueError, r"`tail_fraction` to be in \[0, 1\]"),
-        ([0], {"gamma": -1}, ValueError, "`gamma` to be finite and at least 0"),
+        ([0], {"gamma": -1}, ValueError, r"`gamma` to be in \[0, 10\], but got -1"),
+        ([0], {"gamma": 10.5}, ValueError, r"`gamma` to be in \[0, 10\], but got 10.5"),
         ([0], {"num_replicas": 0}, ValueError, "`num_replicas` to be at least 1"),
         ([0], {"num_replicas": 2, "rank": 2}, ValueError, "`rank` below `num_replicas` = 2"),
         ([0], {"rank": -1}, ValueError, "`rank` to be at least 0"),
@@ -267,7 +264,7 @@ def test_label_forms(labels):
         ([0], {"seed": None}, TypeError, "`seed` to be an integer"),
         ([0], {"drop_last": "no"}, TypeError, "`drop_last` to be True or False, but got str 'no'"),
         ([0], {"batch_size": 10**400}, ValueError, "`batch_size` to be at most 9223372036854775"),
-        ([0, 2**40], {}, ValueError, "class indices below 16777216, but got 1099511627776"),
+        ([0, 2**40], {}, ValueError, "in 0 to 16777215, but got 1099511627776; number the"),
         (torch.zeros(3, device="meta"), {}, TypeError, "sequence, array or tensor of integers"),
         (torch.eye(3).to_sparse(), {}, TypeError, "but got a tensor that is torch.sparse_coo"),
     ],
@@ -306,7 +303,7 @@ def test_head_tail_split_at_its_limits():
     assert head_tail_split([1001, 1000, 200, 199, 0]) == ([0], [1, 2], [3, 4])
     assert head_tail_split(torch.tensor([5, 3, 1]), many=4, few=2) == ([0], [1], [2])
     assert head_tail_split([4, 3, 2], many=3, few=3) == ([0], [1], [2])
-    with pytest.raises(ValueError, match="`few` to be at most `many`, but got 5 and 4"):
+    with pytest.raises(ValueError, match="`few` to be at most `many` = 4, but got 5"):
         head_tail_split([1], many=4, few=5)
 
 

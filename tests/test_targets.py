@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spmix_aug.targets import class_distribution, mix_targets
+from spmix_aug.functional.targets import class_distribution, mix_targets
 
 
 def test_indices_become_one_hot_float32():

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler
-from spmix_aug.patches import expand_to_pixels
+from spmix_aug.functional.patches import expand_to_pixels
 
 pytest.importorskip("matplotlib")
 
@@ -126,7 +126,7 @@ def test_rows_are_at_most_the_batch_and_drawing_changes_nothing(images, labels):
         ({"class_names": ["a"]}, ValueError, "Expected `class_names` to have 3 names"),
         ({"class_names": "abc"}, TypeError, "Expected `class_names` to be a sequence"),
         ({"labels": torch.zeros(5)}, ValueError, "Expected `labels` to be integers"),
-        ({"images": torch.rand(6, 3, 9, 9)}, ValueError, "Expected `images` of the plan's shape"),
+        ({"images": torch.rand(6, 3, 9, 9)}, ValueError, "`images` to have the plan's shape"),
     ],
 )
 def test_what_does_not_fit_is_named(images, labels, arguments, error, message):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spmix_aug.targets import class_distribution, mix_targets
+from spmix_aug.functional import class_distribution, mix_targets
 
 
 def draw_beta(alpha: float, generator: torch.Generator) -> float:

@@ -4,7 +4,7 @@ import torch
 from kornia.color import rgb_to_lab
 from torch import Tensor
 
-from spmix_aug.patches import stretch_scores
+from spmix_aug.functional import min_max_scores
 from spmix_aug.saliency import BorderContrast
 
 CANDIDATES = 8
@@ -21,7 +21,7 @@ def skin_colour(images: Tensor) -> Tensor:
 
 def lesion_size(images: Tensor) -> Tensor:
     """Estimate the share of `images (B,3,H,W)`, in [0, 1], that is lesion: `(B,1)`."""
-    contrast = stretch_scores(BorderContrast()(images))
+    contrast = min_max_scores(BorderContrast()(images))
     return (contrast > 0.5).float().mean(dim=(1, 2)).unsqueeze(1)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from spmix_aug.patches import NORMALIZATIONS
+from spmix_aug.functional import NORMALIZATIONS
 from spmix_aug.saliency import PROVIDERS
 
 from .model import SMALL_CNN

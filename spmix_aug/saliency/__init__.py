@@ -1,9 +1,9 @@
-"""Room 1: saliency maps of images, by methods that need a model and methods that do not."""
+"""Step 1: saliency maps of images, by methods that need a model and methods that do not."""
 
 from collections.abc import Callable
 from typing import Any
 
-from spmix_aug import _checks
+from spmix_aug._checks import as_choice, expect_type
 from spmix_aug.saliency.base import SaliencyProvider
 from spmix_aug.saliency.border import BorderContrast
 from spmix_aug.saliency.cam import GradCAM
@@ -30,6 +30,10 @@ PROVIDERS: dict[str, Callable[[], SaliencyProvider]] = {
 }
 
 
+# Those whose maps a mix takes at the resolution at which they are computed.
+LOW_RES = (BorderContrast, FineGrained, SpectralResidual)
+
+
 def find_provider(saliency: Any) -> Any:
     """Make the provider of that name; a callable is its own provider.
 
@@ -37,12 +41,10 @@ def find_provider(saliency: Any) -> Any:
         TypeError: if `saliency` is neither a name nor callable.
         ValueError: if there is no provider of that name.
     """
-    if isinstance(saliency, type):
-        raise TypeError(
-            f"Expected `saliency` to be a provider, but got the class {saliency.__name__}; "
-            f"make one with {saliency.__name__}()."
-        )
+    a_class = isinstance(saliency, type)
+    expect_type(
+        not a_class, "saliency", "to be a provider", saliency, "make one by calling the class"
+    )
     if callable(saliency):
         return saliency
-    _checks.choice("saliency", saliency, PROVIDERS, " or a callable")
-    return PROVIDERS[saliency]()
+    return PROVIDERS[as_choice("saliency", saliency, PROVIDERS, " or a callable")]()

@@ -1,28 +1,29 @@
 """What every saliency provider is, and what the model-free ones share."""
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spmix_aug import _checks
+from spmix_aug._checks import require_images
 
 # Relative to the image's magnitude: above the rounding of a normalisation and a blur in float32,
 # far below one grey level of 255.
-FLAT_TOLERANCE = 1e-4
-# Darker images than this are taken for as bright, as they may be rounding noise around 0.
+FLAT_IMAGE = 1e-4
+# Images darker than this are treated as this bright: their contrast may be rounding noise.
 LEAST_MAGNITUDE = 0.05
 
 WHITE = 255.0  # in grey levels
 # Weights of red, green and blue in grey (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
-# Rounds halves up. A little above a half, and on no short fraction: grey from 8-bit colours, also
-# halved ones, is on such fractions, and there the noise of a normalisation would decide.
+# Just above 0.5, so that halves round up, and no simple fraction: grey values of 8-bit colours are
+# simple fractions, and there rounding noise would decide.
 ROUNDING = 0.50037
+# Pixels beyond this many times white are bounded, so that sums over an image stay finite.
+FAR_OUTSIDE = 1e4
 
 
 class SaliencyProvider(Protocol):
@@ -50,54 +51,37 @@ class SaliencyProvider(Protocol):
         ...
 
 
-class CoarseSaliency(ABC):
-    """What providers share whose maps are computed at fewer pixels than the image has.
+class ModelFree:
+    """What our providers share that need no model: maps at fewer pixels than the image has.
 
-    `coarse_maps` is all that a mix needs, as patches average the maps anyway.
+    `low_res_maps(images)` computes them, `(B,h,w)`, of at least one image. A mix takes them as they
+    are, since patches average the maps anyway.
     """
 
-    @abstractmethod
-    def coarse_maps(
-        self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
-    ) -> Tensor:
-        """Compute maps `(B,h,w)` that cover the images.
-
-        Args:
-            images: `(B,C,H,W)`, checked and at least one, floats in [0, 1] or uint8.
-            labels: not needed by the providers that there are.
-            model: not needed by them either.
-        """
+    needs_model = False
+    low_res_maps: Callable[[Tensor], Tensor]
 
     def __call__(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
     ) -> Tensor:
-        """Compute maps `(B,H,W)` of `images (B,C,H,W)` in [0, 1] or uint8."""
-        _checks.images(images)
+        """Compute maps `(B,H,W)` of `images (B,C,H,W)` in [0, 1] or uint8; only they are used."""
+        images = require_images(images)
         size = images.shape[2:]
         if len(images) == 0:  # which a Fourier transform refuses
             return images.new_zeros(0, *size, dtype=torch.float32)
-        maps = self.coarse_maps(images, labels, model)
+        maps = self.low_res_maps(images)
         if maps.shape[1:] == size:
             return maps
         return F.interpolate(maps.unsqueeze(1), size, mode="bilinear").squeeze(1)
 
-
-def finite_images(images: Tensor) -> Tensor:
-    """Make `images (B,C,H,W)` float32, with uint8 brought to [0, 1].
-
-    See `bounded` for values that are not finite or far outside.
-    """
-    if images.dtype == torch.uint8:
-        images = images.float() / 255  # not in the default dtype
-    return bounded(images.float())
+    def __repr__(self) -> str:
+        settings = (f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({', '.join(settings)})"
 
 
-def bounded(values: Tensor, white: float = 1.0) -> Tensor:
-    """Make values 0 where they are not finite, and bound the others far outside [0, `white`].
-
-    So that sums over an image stay finite.
-    """
-    return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(-1e4 * white, 1e4 * white)
+def finite(values: Tensor, bound: float = 1e15) -> Tensor:
+    """Make values 0 where they are not finite, and bound the others, so that sums stay finite."""
+    return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(-bound, bound)
 
 
 def grey_levels(images: Tensor) -> Tensor:
@@ -157,7 +141,7 @@ def is_flat(images: Tensor) -> Tensor:
     """Tell which of the `images (B,C,H,W)` have no contrast in any channel: `(B,1,1,1)` bool."""
     low, high = (extreme(dim=(2, 3), keepdim=True) for extreme in (images.amin, images.amax))
     magnitude = torch.maximum(high.abs(), low.abs()).clamp(min=LEAST_MAGNITUDE)
-    flat = high - low <= FLAT_TOLERANCE * magnitude
+    flat = high - low <= FLAT_IMAGE * magnitude
     return flat.all(dim=1, keepdim=True)
 
 

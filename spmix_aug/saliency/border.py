@@ -2,12 +2,12 @@
 
 import torch
 from kornia.color import rgb_to_linear_rgb
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from spmix_aug import _checks
+from spmix_aug._checks import as_number
 from spmix_aug._precision import full_precision
-from spmix_aug.saliency.base import CoarseSaliency, finite_images, is_flat
+from spmix_aug.saliency.base import FAR_OUTSIDE, ModelFree, finite, is_flat
 
 # Images whose shorter side is longer are brought down to it. No map got worse by that at 14 or 28
 # patches a side, and a Lab conversion takes powers of every pixel.
@@ -29,7 +29,7 @@ RELATIVE_XYZ = (
 )
 
 
-class BorderContrast(CoarseSaliency):
+class BorderContrast(ModelFree):
     """How far each pixel's colour is from those of the image's own border; needs no model.
 
     Objects seldom fill an image, so its border shows what is background (Wei et al., ECCV 2012).
@@ -46,19 +46,17 @@ class BorderContrast(CoarseSaliency):
             anywhere.
     """
 
-    needs_model = False
-
     def __init__(self, border: float = 0.08, center_prior: float | None = None) -> None:
-        self.border = _checks.number("border", border, high=0.5)
+        self.border = as_number("border", border, high=0.5)
         if center_prior is not None:
-            center_prior = _checks.number("center_prior", center_prior, low=0.01)
+            center_prior = as_number("center_prior", center_prior, low=0.01)
         self.center_prior = center_prior
 
-    def coarse_maps(
-        self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
-    ) -> Tensor:
+    def low_res_maps(self, images: Tensor) -> Tensor:
         """Compute maps `(B,h,w)` of `images (B,C,H,W)` in [0, 1] or uint8."""
-        images = finite_images(images)
+        if images.dtype == torch.uint8:
+            images = images.float() / 255  # not in the default dtype
+        images = finite(images.float(), FAR_OUTSIDE)
         size = (images.shape[2], images.shape[3])
         scale = min(1.0, WORKING_SIDE / min(size))
         small = [round(scale * side) for side in size]
@@ -72,9 +70,6 @@ class BorderContrast(CoarseSaliency):
             if self.center_prior is not None:
                 maps = maps * centred_gaussian(maps, self.center_prior)
         return maps.squeeze(1)
-
-    def __repr__(self) -> str:
-        return f"BorderContrast(border={self.border}, center_prior={self.center_prior})"
 
 
 def lab(images: Tensor) -> Tensor:
@@ -153,9 +148,10 @@ def squared_distance(pixels: Tensor, mean: Tensor, root: Tensor) -> Tensor:
 
 def centred_gaussian(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian `(h,w)` at the centre of `maps (B,1,h,w)`; `sigma` is a share of each side."""
-    rows, columns = (
-        torch.exp(-0.5 * (((pixel + 0.5) / side - 0.5) / sigma) ** 2)
-        for side in maps.shape[2:]
-        for pixel in [torch.arange(side, device=maps.device, dtype=maps.dtype)]
-    )
+
+    def along(side: int) -> Tensor:
+        pixel = torch.arange(side, device=maps.device, dtype=maps.dtype)
+        return torch.exp(-0.5 * (((pixel + 0.5) / side - 0.5) / sigma) ** 2)
+
+    rows, columns = (along(side) for side in maps.shape[2:])
     return rows.unsqueeze(1) * columns

@@ -1,27 +1,18 @@
 """Fine-grained saliency."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from spmix_aug import _checks
-from spmix_aug.saliency.base import (
-    WHITE,
-    CoarseSaliency,
-    blur,
-    bounded,
-    grey_levels,
-    is_flat,
-    round_levels_,
-    scale_to_one,
-)
+from spmix_aug._checks import as_integer
+from spmix_aug.saliency import base
 
 HALF_WIDTHS = (12, 24, 48, 28, 56, 112)
-# Images whose temporaries take little memory, and stay in the cache of a CPU.
+# Images per chunk: small enough that temporaries stay in the CPU's cache.
 AT_ONCE = 8
 
 
-class FineGrained(CoarseSaliency):
+class FineGrained(base.ModelFree):
     """How much each pixel differs from its surrounds of six sizes; needs no model.
 
     Montabone and Soto (Image and Vision Computing, 2010), the choice of the SPMix papers. In whole
@@ -33,35 +24,32 @@ class FineGrained(CoarseSaliency):
             smaller are not enlarged.
     """
 
-    needs_model = False
-
     def __init__(self, size: int | None = None) -> None:
-        self.size = None if size is None else _checks.integer("size", size, low=8)
+        self.size = None if size is None else as_integer("size", size, low=8)
 
-    def coarse_maps(
-        self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
-    ) -> Tensor:
+    def low_res_maps(self, images: Tensor) -> Tensor:
         """Compute maps `(B,h,w)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
-        levels = bounded(grey_levels(images), WHITE)  # (B,1,H,W)
+        levels = base.finite(base.grey_levels(images), base.FAR_OUTSIDE * base.WHITE)  # (B,1,H,W)
         size = (levels.shape[2], levels.shape[3])
         scale = 1.0 if self.size is None else min(1.0, self.size / min(size))
         small = [round(scale * side) for side in size]
-        flat = is_flat(levels)
+        flat = base.is_flat(levels)
         half_widths = [max(1, round(scale * half_width)) for half_width in HALF_WIDTHS]
         if scale < 1:
-            levels = round_levels_(F.interpolate(levels, small, mode="bilinear", antialias=True))
-        maps = torch.cat([fine_grained(part, half_widths) for part in torch.split(levels, AT_ONCE)])
+            levels = base.round_levels_(
+                F.interpolate(levels, small, mode="bilinear", antialias=True)
+            )
+        # A compiled graph is for any number of images.
+        parts = [levels] if torch.compiler.is_compiling() else torch.split(levels, AT_ONCE)
+        maps = torch.cat([fine_grained(part, half_widths) for part in parts])
         return torch.where(flat, 0.0, maps).squeeze(1)
-
-    def __repr__(self) -> str:
-        return f"FineGrained(size={self.size})"
 
 
 def fine_grained(levels: Tensor, half_widths: list[int]) -> Tensor:
     """Compute the fine-grained maps of whole grey `levels (B,1,h,w)`: the same shape, in [0, 1]."""
     border = "reflect" if min(levels.shape[2:]) > 1 else "replicate"
     for _ in range(2):
-        levels = round_levels_(blur(levels, (0.25, 0.5, 0.25), border))
+        levels = base.round_levels_(base.blur(levels, (0.25, 0.5, 0.25), border))
     # Sums of whole numbers around zero are exact in float32, or nearly so in large images.
     levels = levels - levels.mean(dim=(2, 3), keepdim=True).round()
     # Clamped indices into the integral image, as slices of one that goes on at its border.
@@ -74,7 +62,7 @@ def fine_grained(levels: Tensor, half_widths: list[int]) -> Tensor:
         contrast.trunc_()  # whole levels, on where positive, off where negative
         both += contrast
         on += contrast.clamp_(min=0)
-    return scale_to_one(scale_to_one(on) + scale_to_one(on - both))
+    return base.scale_to_one(base.scale_to_one(on) + base.scale_to_one(on - both))
 
 
 def _surround_contrast(levels: Tensor, integral: Tensor, half_width: int, reach: int) -> Tensor:
@@ -92,10 +80,12 @@ def _surround_contrast(levels: Tensor, integral: Tensor, half_width: int, reach:
     strips = _window_difference(integral, 2, half_width, reach)
     strips = F.pad(strips, (reach, reach, 0, 0), mode="replicate")
     total = _window_difference(strips, 3, half_width, reach)
-    rows, columns = (
-        (place + half_width + 1).clamp(max=len(place)) - (place - half_width + 1).clamp(min=0)
-        for place in (torch.arange(side, device=levels.device) for side in levels.shape[2:])
-    )
+
+    def within(side: int) -> Tensor:
+        place = torch.arange(side, device=levels.device)
+        return (place + half_width + 1).clamp(max=side) - (place - half_width + 1).clamp(min=0)
+
+    rows, columns = (within(side) for side in levels.shape[2:])
     pixels = rows.unsqueeze(1) * columns
     # level - (total - level) / (pixels - 1), rounded once
     return (levels * pixels).sub_(total).div_((pixels - 1).clamp(min=1))

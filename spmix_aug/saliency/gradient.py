@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spmix_aug import _checks
-from spmix_aug.saliency.base import blur, gaussian_weights
-from spmix_aug.saliency.guard import gradient_of, logits_of, model_input, undisturbed
+from spmix_aug._checks import as_number, expect_type
+from spmix_aug.saliency import guard
+from spmix_aug.saliency.base import blur, finite, gaussian_weights
 
 
 class InputGradient:
@@ -25,7 +25,7 @@ class InputGradient:
     needs_model = True
 
     def __init__(self, sigma: float = 2.0) -> None:
-        self.sigma = _checks.number("sigma", sigma, high=1000.0)
+        self.sigma = as_number("sigma", sigma, high=1000.0)
 
     def __call__(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
@@ -36,25 +36,21 @@ class InputGradient:
             TypeError: if the images are integers, or the model returns no logits.
             ValueError: if labels or model are missing.
         """
-        _checks.images(images)
-        labels, model = _checks.labels_and_model(self, images, labels, model)
-        if not images.is_floating_point():
-            raise TypeError(
-                f"Expected floating `images` for InputGradient, but got {images.dtype}; "
-                "normalise them first, or use model-free saliency."
-            )
+        labels, model = guard.labels_and_model(self, images, labels, model)
+        wanted, hint = "to be floating for InputGradient", "normalise them first"
+        expect_type(images.is_floating_point(), "images", wanted, images.dtype, hint)
         if len(images) == 0:
             return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
-        with undisturbed(model, images.device) as network:
-            leaf = model_input(images, network)
+        with guard.preserved(model, images.device) as network:
+            leaf = guard.model_input(images, network)
             # The clone lets a model begin with an operation in place.
-            logits = logits_of(network(leaf.clone()))
-            _checks.labels_fit_logits(labels, logits)
+            logits = guard.logits_of(network(leaf.clone()))
+            guard.labels_fit_logits(labels, logits)
             # A sum, so that each sample's gradient is its own.
             loss = F.cross_entropy(logits, labels.clone(), reduction="sum")
-            gradient = gradient_of(loss, leaf)
+            gradient = guard.gradient_of(loss, leaf)
             maps = gradient.float().abs().amax(dim=1, keepdim=True)  # (B,1,H,W)
-            maps = maps.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            maps = finite(maps)
             if self.sigma > 0:
                 side = 2 * math.ceil(2 * self.sigma) + 1
                 maps = blur(maps, gaussian_weights(side, self.sigma), "replicate")

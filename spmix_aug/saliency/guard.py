@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from spmix_aug import _checks
+from spmix_aug._checks import described, expect, expect_type, is_dense
 from spmix_aug._precision import full_precision
 
 
@@ -27,7 +28,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def undisturbed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+def preserved(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
     """Give the model, unwrapped and in eval mode, with gradients on and autocast off.
 
     Afterwards, also when something raised, the training flag of every module, the buffers and
@@ -35,7 +36,7 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
     taken with `torch.autograd.grad` touch no `.grad`.
     """
     model = unwrap(model)
-    _checks.model_is_ready(model)
+    _require_ready(model)
     training = [(module, module.training) for module in model.modules()]
     # A scripted module shows no buffers that could be exchanged.
     buffers = [
@@ -67,6 +68,43 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
                 current.update(found)
 
 
+def _require_ready(model: nn.Module) -> None:
+    """Accept a model that has all its parameters, made where autograd can use them."""
+    tensors = [*model.parameters(), *model.buffers()]
+    lazy, hint = any(map(nn.parameter.is_lazy, tensors)), "run one batch through it first"
+    expect(not lazy, "model", "to have all its parameters", "lazy ones", hint)
+    inference = any(tensor.is_inference() for tensor in tensors)
+    wanted, got = "to have parameters for autograd", "some made under torch.inference_mode()"
+    expect(not inference, "model", wanted, got, "make it outside, or use model-free saliency")
+
+
+def labels_and_model(
+    provider: Any, images: Tensor, labels: Tensor | None, model: nn.Module | None
+) -> tuple[Tensor, nn.Module]:
+    """Accept what a model-based provider is called with; return int64 labels or floating rows."""
+    _checks.require_images(images)
+    _checks.require_model(provider, model)
+    name, batch = type(provider).__name__, len(images)
+    wanted = "for {name} to have shape (B,) or (B,K) with B = {batch}"
+    expect(labels is not None, "labels", wanted, labels, name=name, batch=batch)
+    labels = _checks.as_tensor("labels", labels)
+    ok = labels.ndim in (1, 2) and len(labels) == batch
+    expect(ok, "labels", wanted, labels, name=name, batch=batch)
+    expect_type(not labels.is_complex(), "labels", "to be real", labels.dtype)
+    _checks.require_on("labels", labels, images.device, "images'")
+    return labels.float() if labels.ndim == 2 else labels.long(), cast(nn.Module, model)
+
+
+def labels_fit_logits(labels: Tensor, logits: Tensor) -> None:
+    """Accept labels `(B,)` or `(B,K)` of the classes that the model's logits `(B,K)` have."""
+    _checks.require_on("the logits of model", logits, labels.device, "labels'")
+    num_classes = logits.shape[1]
+    ok = len(logits) == len(labels) and (labels.ndim == 1 or labels.shape[1] == num_classes)
+    expect(ok, "labels", "to fit the model's logits of {shape}", labels, shape=tuple(logits.shape))
+    if labels.ndim == 1:
+        _checks.require_below("labels", labels, num_classes, "the model has no more logits")
+
+
 def model_input(images: Tensor, model: nn.Module) -> Tensor:
     """Copy `images` for a model outside autocast: a leaf in the dtype of its parameters.
 
@@ -91,16 +129,13 @@ def gradient_of(score: Tensor, features: Tensor) -> Tensor:
         if "checkpoint" not in str(error).lower() and "does not require grad" not in str(error):
             raise
         raise ValueError(
-            "Expected a `model` that lets gradients through, but got: "
-            f"{str(error).splitlines()[0]} With activation checkpointing use use_reentrant=False; "
-            "else use model-free saliency."
+            f"Expected `model` to let gradients through, but got: {str(error).splitlines()[0]} "
+            f"With activation checkpointing use use_reentrant=False; else use model-free saliency."
         ) from error
-    if gradient is None:
-        raise ValueError(
-            "Expected a `model` whose logits depend differentiably on what saliency looks at, but "
-            "no gradient reaches it (no_grad or detach in the model, or a layer of another head); "
-            "give GradCAM(target_layer=...), or use model-free saliency."
-        )
+    wanted = "to have logits that depend differentiably on what saliency looks at"
+    got = "no gradient there (no_grad or detach in the model, or a layer of another head)"
+    hint = "give GradCAM(target_layer=...), or use model-free saliency"
+    expect(gradient is not None, "model", wanted, got, hint)
     return gradient
 
 
@@ -119,11 +154,9 @@ def logits_of(output: Any) -> Tensor:
         found = found.logits
     elif isinstance(found, (tuple, list)):
         found = next((item for item in found if isinstance(item, Tensor)), None)
-    if not _checks.is_dense(found) or found.ndim != 2 or found.is_complex():
-        kind = type(output).__name__
-        got = f"{kind}: {_checks.described(found)}" if isinstance(found, Tensor) else kind
-        raise TypeError(
-            "Expected `model` to return logits of shape (B,K), alone, as `logits` or as the "
-            f"first tensor, but got {got}; wrap the model accordingly."
-        )
-    return found.float()
+    ok = is_dense(found) and found.ndim == 2 and not found.is_complex()
+    got = type(output).__name__
+    got = f"{got}: {described(found)}" if isinstance(found, Tensor) else got
+    wanted = "to return logits of shape (B,K), alone, as `logits` or as the first tensor"
+    expect(ok, "model", wanted, got, "wrap the model accordingly", TypeError)
+    return cast(Tensor, found).float()

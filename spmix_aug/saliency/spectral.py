@@ -1,29 +1,19 @@
 """Spectral residual saliency."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from spmix_aug import _checks
-from spmix_aug.saliency.base import (
-    WHITE,
-    CoarseSaliency,
-    blur,
-    bounded,
-    gaussian_weights,
-    grey_levels,
-    is_flat,
-    round_levels_,
-    scale_to_one,
-)
+from spmix_aug._checks import as_integer
+from spmix_aug.saliency import base
 
 # The amplitude, in grey levels summed over the pixels, below which a frequency counts as absent:
 # the logarithm would blow it up. Rounding to whole levels alone makes about 18 at 64 x 64.
 AMPLITUDE_FLOOR = 2.5
-SMOOTHING = gaussian_weights(5, 8.0)
+SMOOTHING = base.gaussian_weights(5, 8.0)
 
 
-class SpectralResidual(CoarseSaliency):
+class SpectralResidual(base.ModelFree):
     """What is unexpected in an image's spectrum (Hou and Zhang, CVPR 2007); needs no model.
 
     The logarithm of the amplitude minus its local mean, with the old phase, transformed back. In
@@ -34,21 +24,15 @@ class SpectralResidual(CoarseSaliency):
         size: side, in pixels, of the square the image is brought to first, 8 to 1024.
     """
 
-    needs_model = False
-
     def __init__(self, size: int = 64) -> None:
-        self.size = _checks.integer("size", size, low=8, high=1024)
+        self.size = as_integer("size", size, low=8, high=1024)
 
-    def coarse_maps(
-        self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None
-    ) -> Tensor:
+    def low_res_maps(self, images: Tensor) -> Tensor:
         """Compute maps `(B,size,size)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
-        small = F.interpolate(grey_levels(images), (self.size, self.size), mode="bilinear")
-        levels = round_levels_(bounded(small, WHITE))  # (B,1,size,size)
-        return spectral_residual(levels).masked_fill_(is_flat(levels), 0.0).squeeze(1)
-
-    def __repr__(self) -> str:
-        return f"SpectralResidual(size={self.size})"
+        small = F.interpolate(base.grey_levels(images), (self.size, self.size), mode="bilinear")
+        small = base.finite(small, base.FAR_OUTSIDE * base.WHITE)  # (B,1,size,size)
+        levels = base.round_levels_(small)
+        return spectral_residual(levels).masked_fill_(base.is_flat(levels), 0.0).squeeze(1)
 
 
 def spectral_residual(levels: Tensor) -> Tensor:
@@ -57,9 +41,9 @@ def spectral_residual(levels: Tensor) -> Tensor:
     log_amplitude = magnitude(spectrum).add_(AMPLITUDE_FLOOR).log_()
     # exp(log amplitude - mean) with the old phase is the spectrum itself times exp(-mean). So the
     # floor is in the mean alone, and a frequency that is absent stays absent.
-    mean = blur(log_amplitude, (1 / 3, 1 / 3, 1 / 3), "reflect")
+    mean = base.blur(log_amplitude, (1 / 3, 1 / 3, 1 / 3), "reflect")
     energy = magnitude(torch.fft.ifft2(spectrum.mul_(mean.neg_().exp_())))
-    return scale_to_one(blur(energy, SMOOTHING, "reflect").square_())
+    return base.scale_to_one(base.blur(energy, SMOOTHING, "reflect").square_())
 
 
 def magnitude(values: Tensor) -> Tensor:

@@ -1,11 +1,15 @@
-"""Room 2: from saliency maps to patch scores, from the scores of a pair to its mixing ratios.
+"""Step 1: from saliency maps to patch scores. Step 3: from the scores of a pair to its ratios.
 
 The formulas are those of SPMix (arXiv 2406.10801, section 2.2). A patch grid covers the whole
 image; where P does not divide the height or width, border patches have fewer pixels.
 """
 
+import functools
 import math
+import operator
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,7 +17,7 @@ from torch.nn import functional as F
 from spmix_aug._precision import full_precision
 
 # Relative to the scores' magnitude: far above float32 rounding, far below what an eye could see.
-FLAT_TOLERANCE = 1e-5
+FLAT_SCORES = 1e-5
 
 # Steep enough for the ratio to follow the map, and not so steep that half a patch decides.
 THRESHOLD_SLOPE = 4.0
@@ -42,29 +46,42 @@ def patch_scores(saliency: Tensor, patch_size: int, image_size: tuple[int, int])
     if tuple(saliency.shape[1:]) == image_size:
         # Without padding, `ceil_mode` windows are cut at the border and divided by what is left.
         return F.avg_pool2d(saliency.unsqueeze(1), patch_size, ceil_mode=True).squeeze(1)
-    sides = [*zip(saliency.shape[1:], image_size, strict=True)]
-    weights = {
-        (values, pixels): _patch_weights(values, pixels, patch_size).to(
-            saliency.device, saliency.dtype, non_blocking=True
-        )
-        for values, pixels in set(sides)  # but one in square images
-    }
-    rows, columns = (weights[side] for side in sides)
+    rows, columns = (
+        _weights("patch", (values, pixels, patch_size), saliency)
+        for values, pixels in zip(saliency.shape[1:], image_size, strict=True)
+    )
     with full_precision(saliency.device):
         return rows @ saliency @ columns.T
 
 
-def _patch_weights(values: int, pixels: int, patch_size: int) -> Tensor:
+def _weights(kind: str, sizes: tuple[int, ...], like: Tensor) -> Tensor:
+    """Bring cached weights to the device and dtype of a tensor, without waiting for the device."""
+    weights: Tensor = _constant(kind, *map(operator.index, sizes))
+    return weights.to(like.device, like.dtype, non_blocking=True)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant(weights: str, *sizes: int) -> Tensor:
+    """Return cached weights as a tensor, which compiled code holds instead of making it."""
+    return torch.from_numpy(_WEIGHTS[weights](*sizes))
+
+
+@functools.lru_cache(maxsize=64)
+def _patch_weights(values: int, pixels: int, patch_size: int) -> np.ndarray[Any, Any]:
     """Weight of each map value in the mean over each patch along one side: `(patches, values)`.
 
-    Interpolating to pixels and averaging are both linear, so that unit maps tell them.
+    Interpolating and averaging are linear, so one matrix a side does both.
     """
-    units = torch.eye(values, dtype=torch.float64, device="cpu").unsqueeze(0)
-    interpolated = F.interpolate(units, pixels, mode="linear")
-    return F.avg_pool1d(interpolated, patch_size, ceil_mode=True)[0].T
+    place = (np.arange(pixels) + 0.5) * (values / pixels) - 0.5  # of each pixel among the values
+    distance = np.abs(place.clip(0, values - 1) - np.arange(values)[:, None])
+    interpolated = (1 - distance).clip(min=0)  # (values, pixels)
+    first = np.arange(0, pixels, patch_size)
+    sums = np.add.reduceat(interpolated, first, axis=1)
+    weights: np.ndarray[Any, Any] = (sums / np.minimum(patch_size, pixels - first)).T
+    return weights
 
 
-def jitter_scores(scores: Tensor, noise: Tensor, jitter: float) -> Tensor:
+def add_noise(scores: Tensor, noise: Tensor, jitter: float) -> Tensor:
     """Add `noise` to `scores`, scaled to `jitter` standard deviations of each image's scores.
 
     Args:
@@ -76,7 +93,7 @@ def jitter_scores(scores: Tensor, noise: Tensor, jitter: float) -> Tensor:
     return scores + jitter * spread * noise.to(scores.dtype)
 
 
-def stretch_scores(scores: Tensor) -> Tensor:
+def min_max_scores(scores: Tensor) -> Tensor:
     """Stretch each image's `scores (B,gh,gw)` to [0, 1] by its lowest and highest, as SPMix does.
 
     All are 1 where an image has no contrast: its map cannot say where the object is, so every
@@ -87,7 +104,7 @@ def stretch_scores(scores: Tensor) -> Tensor:
     low = scores.amin(dim=(1, 2), keepdim=True)
     high = scores.amax(dim=(1, 2), keepdim=True)
     span = high - low
-    flat = span <= FLAT_TOLERANCE * torch.maximum(high.abs(), low.abs())
+    flat = span <= FLAT_SCORES * torch.maximum(high.abs(), low.abs())
     return torch.where(flat, 1.0, (scores - low) / torch.where(flat, 1.0, span))
 
 
@@ -99,18 +116,18 @@ def soft_threshold_scores(scores: Tensor) -> Tensor:
     """
     if scores.numel() == 0:
         return scores
-    stretched = stretch_scores(scores)
+    stretched = min_max_scores(scores)
     spread, mean = torch.std_mean(stretched, dim=(1, 2), correction=0, keepdim=True)
     flat = spread == 0
     standardised = (stretched - mean) / torch.where(flat, 1.0, spread)
     return torch.where(flat, 1.0, torch.sigmoid(THRESHOLD_SLOPE * standardised))
 
 
-NORMALIZATIONS = {"min_max": stretch_scores, "soft_threshold": soft_threshold_scores}
+NORMALIZATIONS = {"min_max": min_max_scores, "soft_threshold": soft_threshold_scores}
 
 
-def lift_scores(scores: Tensor, floor: float) -> Tensor:
-    """Lift normalised `scores` from [0, 1] to [`floor`, 1], so that no patch weighs less."""
+def raise_floor(scores: Tensor, floor: float) -> Tensor:
+    """Bring normalised `scores` from [0, 1] to [`floor`, 1], so that no patch weighs less."""
     return floor + (1 - floor) * scores
 
 
@@ -121,33 +138,33 @@ def mix_ratios(own: Tensor, partner: Tensor, alpha: float) -> Tensor:
     object is held down rather than pasted in.
 
     Args:
-        own: lifted scores of the own images, `(B,gh,gw)` in [0, 1].
-        partner: lifted scores of the partner images, the same shape.
+        own: scores of the own images, `(B,gh,gw)` in [0, 1].
+        partner: scores of the partner images, the same shape.
         alpha: upper bound of the ratio, in [0, 1].
     """
     return torch.maximum(own, partner).clamp(max=alpha)
 
 
-def expand_to_strips(ratios: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
-    """Give every pixel column of a strip the ratio of its patch: `(B,gh,gw)` to `(B,strips,W)`.
+def ratios_per_row(ratios: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
+    """Ratios of every pixel column, for rows of pixels that are alike: `(B,gh,gw)` to `(B,rows,W)`.
 
-    A strip is a row of patches, whose rows of pixels are all alike; or one row of pixels where P
-    does not divide the height, as strips must be of one height to be broadcast over.
+    A row is a row of patches; or of pixels where P does not divide the height, as all rows must be
+    of one height to be broadcast over.
     """
     height, width = image_size
-    strips = ratios.repeat_interleave(patch_size, dim=2)[:, :, :width]
+    rows = ratios.repeat_interleave(patch_size, dim=2)[:, :, :width]
     if height % patch_size == 0:
-        return strips
-    return strips.repeat_interleave(patch_size, dim=1)[:, :height]
+        return rows
+    return rows.repeat_interleave(patch_size, dim=1)[:, :height]
 
 
 def expand_to_pixels(ratios: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
     """Give every pixel the ratio of its patch: `(B,gh,gw)` to `(B,H,W)`."""
-    strips = expand_to_strips(ratios, patch_size, image_size)
-    return strips.repeat_interleave(image_size[0] // strips.shape[1], dim=1)
+    rows = ratios_per_row(ratios, patch_size, image_size)
+    return rows.repeat_interleave(image_size[0] // rows.shape[1], dim=1)
 
 
-def own_share(ratios: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
+def mean_ratio(ratios: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
     """Mean ratio over the pixels of each image, `(B,)` in [0, 1].
 
     A border patch counts by the pixels that it has.
@@ -172,34 +189,22 @@ def resize_ratios(
     if tuple(ratios.shape[1:]) == grid:
         return ratios
     rows, columns = (
-        _area_shares(patches, patch_size, pixels, cells).to(
-            ratios.device, ratios.dtype, non_blocking=True
-        )
+        _weights("area", (patches, patch_size, pixels, cells), ratios)
         for patches, pixels, cells in zip(ratios.shape[1:], image_size, grid, strict=True)
     )
     with full_precision(ratios.device):
         means = rows @ ratios @ columns.T
-    return torch.where(means > 1 - FLAT_TOLERANCE, 1.0, means)
+    return torch.where(means > 1 - FLAT_SCORES, 1.0, means)
 
 
-def _area_shares(patches: int, patch_size: int, pixels: int, cells: int) -> Tensor:
-    """Share of each cell that lies in each patch along one side: `(cells, patches)` float64."""
-    first = torch.arange(patches, dtype=torch.float64, device="cpu") * patch_size
-    start = torch.arange(cells, dtype=torch.float64, device="cpu").unsqueeze(1) * pixels / cells
-    lower = torch.maximum(first, start)
-    upper = torch.minimum((first + patch_size).clamp(max=pixels), start + pixels / cells)
-    return (upper - lower).clamp(min=0) * cells / pixels
+@functools.lru_cache(maxsize=64)
+def _area_shares(patches: int, patch_size: int, pixels: int, cells: int) -> np.ndarray[Any, Any]:
+    """Share of each cell that lies in each patch along one side: `(cells, patches)`."""
+    first = np.arange(patches) * patch_size
+    start = np.arange(cells)[:, None] * pixels / cells
+    last, stop = np.minimum(first + patch_size, pixels), start + pixels / cells
+    inside = np.minimum(last, stop) - np.maximum(first, start)
+    return inside.clip(min=0) * cells / pixels
 
 
-def in_proportion(grid: tuple[int, int], image_size: tuple[int, int]) -> bool:
-    """Tell whether cells of some one side, all rounded up or all down, make this grid."""
-    (rows, columns), (height, width) = grid, image_size
-    up = (rows - 1) * width < columns * height and (columns - 1) * height < rows * width
-    down = rows * width < (columns + 1) * height and columns * height < (rows + 1) * width
-    return up or down
-
-
-def grids_of(cells: int, image_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """List the grids of so many cells that have the proportion of an image."""
-    grids = [(rows, cells // rows) for rows in range(1, cells + 1) if cells % rows == 0]
-    return [grid for grid in grids if in_proportion(grid, image_size)]
+_WEIGHTS = {"patch": _patch_weights, "area": _area_shares}

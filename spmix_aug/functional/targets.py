@@ -1,4 +1,4 @@
-"""Room 5: from labels in any accepted form to class distributions `(B,K)`."""
+"""Step 5: from labels in any accepted form to class distributions `(B,K)`."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Room 3: from class labels to partners, drawn uniformly among those that are eligible.
+"""Step 2: from class labels to partners, drawn uniformly among those that are eligible.
 
 Partners come from the sorted order of the batch, so that a draw costs O(B log B) and no (B,B)
 table of eligibility is ever made.
@@ -21,7 +21,8 @@ def draw_at_least_as_frequent(frequency: Tensor, uniform: Tensor) -> Tensor:
     frequent class of the batch mixes within itself.
 
     Args:
-        frequency: count of each sample's class, `(B,)`; all equal makes everybody eligible.
+        frequency: count of each sample's class, `(B,)`; if all are equal, every other sample is
+            eligible.
         uniform: random numbers in [0, 1), `(B,)`.
 
     Returns:
@@ -38,3 +39,11 @@ def draw_at_least_as_frequent(frequency: Tensor, uniform: Tensor) -> Tensor:
     pick = (uniform * others).long()
     pick = pick + (pick >= place)  # skip the sample itself
     return torch.where(others > 0, order[pick], itself)
+
+
+def draw_other(frequency: Tensor, uniform: Tensor) -> Tensor:
+    """Draw for each sample another one, whatever its class: all count as equally frequent.
+
+    Arguments and result are those of `draw_at_least_as_frequent`.
+    """
+    return draw_at_least_as_frequent(torch.zeros_like(frequency), uniform)

@@ -1,0 +1,149 @@
+"""Compiled, a mixer is one graph for all batches, and gives what it gives uncompiled."""
+
+import copy
+import pickle
+import shutil
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from spmix_aug import SaliencyPatchMix
+
+BATCHES = (8, 8, 5, 7, 64, 2)  # torch makes a graph of its own for sizes of 0 and 1
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled():
+    torch.compiler.reset()
+
+
+def data(batch, size=(32, 48), dtype=torch.float32):
+    images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(batch))
+    return (255 * images).to(dtype) if dtype == torch.uint8 else images, torch.arange(batch) % 3
+
+
+def compiled(function, backend="eager"):
+    """Compile for any size, without graph breaks; return the counter of graphs as well."""
+    counter = CompileCounterWithBackend(backend)
+    return torch.compile(function, backend=counter, fullgraph=True, dynamic=True), counter
+
+
+def equal(one, other):
+    return all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize(
+    ("saliency", "settings"),
+    [
+        ("spectral_residual", {}),
+        ("spectral_residual", {"jitter": 0.1, "target": "ratio", "generator": torch.Generator()}),
+        ("fine_grained", {"generator": torch.Generator(), "pairing": "any", "patch_size": 16}),
+        ("border_contrast", {"jitter": 0.1, "class_counts": [9, 5, 1], "mean": 0.5, "std": 0.2}),
+    ],
+)
+def test_a_mixer_is_one_graph_and_gives_what_it_gives_eagerly(saliency, settings):
+    settings = {"num_classes": 3, "p": 0.8, "patch_size": 8} | settings
+    mixer = SaliencyPatchMix(saliency=saliency, **settings)
+    mix, counter = compiled(mixer)
+    generator = mixer.generator or torch.default_generator
+    for batch in BATCHES:
+        images, labels = data(batch)
+        generator.manual_seed(batch)
+        expected = mixer(images, labels)
+        after = torch.get_rng_state(), generator.get_state()
+        generator.manual_seed(batch)
+        assert equal(mix(images, labels), expected)
+        assert equal((torch.get_rng_state(), generator.get_state()), after)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_applying_a_plan_is_one_graph(dtype):
+    def apply(plan, images, tokens, inplace):
+        return plan.images(images, inplace=inplace), plan.tokens(tokens, prefix_tokens=1)
+
+    mixer = SaliencyPatchMix(num_classes=3, p=0.8, patch_size=4)
+    run, counter = compiled(apply, "aot_eager")
+    for inplace in (False, True):
+        counter.frame_count = 0
+        for batch in range(2, 12):  # equal to no other side, which torch would take for the same
+            images, labels = data(batch, (50, 67), dtype)
+            plan, tokens = mixer.plan(images, labels), torch.rand(batch, 1 + 13 * 17, 19)
+            expected = apply(plan, images.clone(), tokens, inplace)
+            found = run(plan, images, tokens, inplace)
+            torch.testing.assert_close(found, expected)
+            assert (found[0] is images) == inplace
+        assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["global stream", "own streams"])
+def test_mixers_in_one_function_draw_in_their_order(own):
+    generators = [torch.Generator() if own else None for _ in range(2)]
+    first, second = (
+        SaliencyPatchMix(num_classes=3, p=0.8, patch_size=8, jitter=0.1, generator=generator)
+        for generator in generators
+    )
+
+    def mix(images, labels):
+        once = second(*first(images, labels))
+        return (*once, *first(images, labels))
+
+    run, counter = compiled(mix, "aot_eager")
+    for batch in (8, 5):
+        results = []
+        for function in (mix, run):
+            for seed, generator in enumerate(generators):
+                (generator or torch.default_generator).manual_seed(seed)
+            results.append(function(*data(batch)))
+        torch.testing.assert_close(*results, rtol=0, atol=1e-6)
+        images = results[1][0], results[1][2]
+        assert not torch.equal(*images)  # two calls of one mixer draw two times
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda mixer: pickle.loads(pickle.dumps(mixer))]
+)
+def test_a_copy_draws_from_its_own_generator(copied):
+    mixer = SaliencyPatchMix(num_classes=3, p=0.8, generator=torch.Generator().manual_seed(3))
+    images, labels = data(8)
+    mix, _ = compiled(mixer)
+    first = mix(images, labels)
+    twin = copied(mixer)
+    state = mixer.generator.get_state()
+    again, _ = compiled(twin)
+    results = [again(images, labels) for _ in range(2)]
+    assert torch.equal(mixer.generator.get_state(), state)
+    assert all(equal(mixer(images, labels), result) for result in results)
+    assert not equal(first, results[0])
+
+
+def test_a_generator_that_is_set_later_draws():
+    mixer, (images, labels) = SaliencyPatchMix(num_classes=3, p=0.8), data(8)
+    mix, _ = compiled(mixer)
+    mix(images, labels)
+    mixer.generator = torch.Generator().manual_seed(4)
+    found, before = mix(images, labels), torch.get_rng_state()
+    mixer.generator = torch.Generator().manual_seed(4)
+    assert equal(mix(images, labels), found)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a compiler")
+def test_the_draws_of_a_plan_survive_the_default_backend():
+    mixer = SaliencyPatchMix(num_classes=3, p=0.8, patch_size=8, target="ratio")
+
+    def plan(images, labels):
+        made = mixer.plan(images, labels)
+        return made.partner, made.ratios, made.targets
+
+    run = torch.compile(plan, fullgraph=True, dynamic=True)
+    for batch in (8, 5):
+        torch.manual_seed(batch)
+        expected = plan(*data(batch))
+        torch.manual_seed(batch)
+        found = run(*data(batch))
+        assert torch.equal(found[0], expected[0])
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
