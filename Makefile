@@ -12,7 +12,8 @@ DEMO := $(BIN)/python -m examples.isic2018
 # OpenMP threads that spin while they wait can slow training on a few cores down by 5 to 15 times.
 export GOMP_SPINCOUNT := 5000
 
-.PHONY: help demo bench docs lesion-focus test test-slow test-integrations lint wheel clean
+.PHONY: help demo bench docs lesion-focus test test-benchmarks test-slow test-integrations lint wheel \
+	clean
 .DELETE_ON_ERROR:
 
 help:  ## show this help
@@ -55,15 +56,21 @@ docs: $(INSTALLED)  ## build the site into docs/_build
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[docs]"
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs docs/_build
 
-test: $(INSTALLED)  ## run the tests, without slow ones and other frameworks
-	$(BIN)/python -m pytest -m "not slow and not integrations" $(ARGS)
+# Two processes of one thread each are faster than one of two.
+PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-slow: $(INSTALLED)  ## run the slow tests
+test: $(INSTALLED)  ## run the tests of the library and the examples, without the slow ones
+	$(PARALLEL) --ignore tests/benchmarks -m "not slow and not integrations" $(ARGS)
+
+test-benchmarks: $(INSTALLED)  ## run the tests of the benchmarks, without the slow ones
+	$(PARALLEL) tests/benchmarks -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED)  ## run the slow tests of all
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-integrations: $(INSTALLED)  ## install the frameworks of examples/integrations, run its tests
 	$(BIN)/python -m pip install --disable-pip-version-check -e ".[integrations]"
-	$(BIN)/python -m pytest tests/test_integrations.py $(ARGS)
+	$(BIN)/python -m pytest tests/examples/test_integrations.py $(ARGS)
 
 lint: $(INSTALLED)  ## check style and types
 	$(BIN)/ruff check .

@@ -259,6 +259,7 @@ def test_reentrant_checkpointing_is_refused_and_the_model_left_as_found(provider
     assert_same(before, snapshot(net))
 
 
+@pytest.mark.slow
 def test_ranks_train_as_without_saliency_and_draw_different_streams():
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     found = subprocess.run(

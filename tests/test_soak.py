@@ -139,6 +139,7 @@ def live_tensors():
 
 
 @needs_proc
+@pytest.mark.slow
 @pytest.mark.parametrize("saliency", ["input_gradient", "grad_cam"])
 def test_a_model_that_raises_now_and_then_leaves_no_memory_behind(saliency):
     model = Stumbling()

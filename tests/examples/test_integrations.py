@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from spmix_aug import SaliencyPatchMix, SaliencyPatchMixCollate, TailHeadPairSampler
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "examples/integrations").glob("*.py"))
 # Recipe and what it needs; those without the marker run in `make test`.
 NEEDS = {
@@ -66,7 +66,14 @@ def on_two_processes(name, folder):
     """Run a recipe on two processes; return the indices that each asked of the data set."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     result = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", "tests/integration_ranks.py", name, str(folder)],
+        [
+            *launcher,
+            "--nproc-per-node",
+            "2",
+            "tests/examples/integration_ranks.py",
+            name,
+            str(folder),
+        ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -1,7 +1,7 @@
 """What the tests of training on several ranks let torchrun start.
 
-torchrun ... tests/ranks.py train SETTINGS.json [STEPS]   rank 1 is killed after so many steps
-torchrun ... tests/ranks.py collect FOLDER
+torchrun ... tests/examples/ranks.py train SETTINGS.json [STEPS]   rank 1 is killed after STEPS
+torchrun ... tests/examples/ranks.py collect FOLDER
 """
 
 import json

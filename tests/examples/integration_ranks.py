@@ -1,7 +1,7 @@
 """What the tests of the recipes let torchrun start on two processes.
 
-torchrun ... tests/integration_ranks.py accelerate FOLDER
-torchrun ... tests/integration_ranks.py lightning FOLDER
+torchrun ... tests/examples/integration_ranks.py accelerate FOLDER
+torchrun ... tests/examples/integration_ranks.py lightning FOLDER
 
 Each process leaves the sampled indices behind, epoch by epoch.
 """

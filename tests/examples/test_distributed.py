@@ -19,7 +19,7 @@ from examples.isic2018.data import CLASSES
 from examples.isic2018.distributed import Ranks
 from examples.isic2018.phantom import draw_phantom
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def train_on_two_ranks(settings, *steps):
     out = Path(settings.out)
     file = out.with_suffix(".json")
     file.write_text(json.dumps(asdict(settings)))
-    result = torchrun("tests/ranks.py", "train", str(file), *steps)
+    result = torchrun("tests/examples/ranks.py", "train", str(file), *steps)
     if result.returncode != 0:
         return result, []
     return result, [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
@@ -151,7 +151,7 @@ def test_the_command_of_the_readme_trains_and_its_errors_end_it(phantom, tmp_pat
 
 @pytest.mark.slow
 def test_what_ranks_share_comes_together(tmp_path):
-    result = torchrun("tests/ranks.py", "collect", str(tmp_path))
+    result = torchrun("tests/examples/ranks.py", "collect", str(tmp_path))
     assert result.returncode == 0, result.stderr[-3000:]
     torch.manual_seed(0)
     before = FeatureQueue(4, 1, 9).labels

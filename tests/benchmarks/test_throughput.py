@@ -15,7 +15,7 @@ from benchmarks import peers, throughput, throughput_parts, throughput_report
 from benchmarks.throughput_report import ALLOCATORS, FIXED_COST, FIXED_COST_SIZE, PAIRS
 from spmix_aug import MixPlan
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "throughput.json"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "throughput.json"
 TARGET_SIZE = throughput.SIZES[0]
 
 

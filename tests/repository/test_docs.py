@@ -10,7 +10,7 @@ import pytest
 import spmix_aug
 from spmix_aug import saliency, viz
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 

@@ -32,7 +32,7 @@ from examples.isic2018.data import (
     read_records,
 )
 
-REAL = Path(__file__).resolve().parents[2] / "shared/data/isic2018_128"
+REAL = Path(__file__).resolve().parents[3] / "shared/data/isic2018_128"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="real ISIC 2018 images not present")
 
 INPUT = "ISIC2018_Task3_Training_Input"
@@ -556,6 +556,7 @@ def test_broken_and_coloured_masks_are_refused_by_name(tmp_path: Path) -> None:
 
 
 @needs_real
+@pytest.mark.slow
 def test_lesions_of_the_real_masks_lie_inside() -> None:
     inverted = 0
     for record in read_records(REAL)[:500]:

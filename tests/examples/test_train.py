@@ -88,7 +88,6 @@ def test_a_run_leaves_settings_metrics_predictions_and_checkpoint(settings, tmp_
     "options",
     [
         {"mix": "spmix"},
-        {"mix": "none"},
         {"mix": "spmix", "workers": 2},
         {**TINY, "accumulate": 2},
         pytest.param(
@@ -162,7 +161,7 @@ def test_other_settings_do_not_go_on_with_a_run(settings):
         {"accumulate": 4},
         TINY,
         {**TINY, "mix": "spmix"},
-        {**TINY, "mix": "none", "precision": "bfloat16"},
+        pytest.param({**TINY, "mix": "none", "precision": "bfloat16"}, marks=pytest.mark.slow),
         {**TINY, "sampler": "instance", "pairing": "second_batch", "saliency_of": "image"},
     ],
     ids=str,
