@@ -25,7 +25,7 @@ def measure(probabilities: Tensor, labels: Tensor, class_counts: Tensor) -> dict
     Args:
         probabilities: `(N,K)`, rows sum to 1.
         labels: `(N,)` class indices.
-        class_counts: `(K,)` training images of each class, for the shot groups.
+        class_counts: `(K,)` training images of each class, for the shot groups of `split_by_shots`.
 
     Returns:
         Balanced accuracy, macro F1 and AUROC, recall of each class and of the many-, medium- and
@@ -34,7 +34,7 @@ def measure(probabilities: Tensor, labels: Tensor, class_counts: Tensor) -> dict
     """
     num_classes = len(CLASSES)
     recall = multiclass_accuracy(probabilities, labels, num_classes, average="none")
-    groups = head_tail_split(class_counts)._asdict()
+    groups = split_by_shots(class_counts)
     confusion = multiclass_confusion_matrix(probabilities, labels, num_classes)
     return {
         "images": len(labels),
@@ -48,6 +48,20 @@ def measure(probabilities: Tensor, labels: Tensor, class_counts: Tensor) -> dict
         },
         "confusion": confusion.tolist(),
     }
+
+
+def split_by_shots(class_counts: Tensor) -> dict[str, list[int]]:
+    """Group classes by their training images: many-, medium- and few-shot.
+
+    The range of the counts, from the rarest class to the most frequent one, is cut into three parts
+    of equal ratio; fixed numbers of images would call all classes of a small data set few-shot.
+    Classes without images count as having one.
+    """
+    counts = class_counts.clamp(min=1)
+    low, high = float(counts.min()), float(counts.max())
+    # Rounded, so that a class exactly on a bound is medium-shot.
+    few, many = (round(low * (high / low) ** (part / 3), 6) for part in (1, 2))
+    return head_tail_split(counts, many=many, few=few)._asdict()
 
 
 def wilson_interval(hits: int, total: int) -> tuple[float, float]:

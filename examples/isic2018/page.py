@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from spmix_aug import head_tail_split
-
 from .data import CLASSES
 from .files import write_text
-from .metrics import headline, percent, span
+from .metrics import headline, percent, span, split_by_shots
 from .origin import commit
 from .runs import Run
 
@@ -40,6 +38,7 @@ def write_page(
     runs: Sequence[Run],
     measured: Mapping[str, Mapping[str, Any]],
     figures: Mapping[Path, str],
+    note: str | None = None,
 ) -> None:
     """Write the report on some runs as HTML.
 
@@ -48,6 +47,7 @@ def write_page(
         runs: In the order of the columns.
         measured: What `measure` returns, and `recall_interval`, by run.
         figures: PNG files, and in words what each shows.
+        note: Why there is no figure of mixes, if there should be one.
     """
     page = TEMPLATES.get_template("page.html").render(
         classes=CLASSES,
@@ -74,6 +74,7 @@ def write_page(
         ),
         origins=side_by_side([_origin(run) for run in runs]),
         figures={path.stem: (_data_uri(path), words) for path, words in figures.items()},
+        note=note,
         commit=commit(),
     )
     write_text(path, page)
@@ -93,10 +94,15 @@ def _shown(value: Any) -> str:
 
 
 def _origin(run: Run) -> dict[str, str]:
-    """Name what a run was made by; where it went on by something else, one after the other."""
+    """Name what a run was made by; where it went on by something else, one after the other.
+
+    The folder it was started in stays out: a page may be published.
+    """
     found: dict[str, list[str]] = {"commit": []}
     for entry in run.origin or [{"commit": "unknown"}]:
         for name, value in entry.items():
+            if name == "folder":
+                continue
             found.setdefault(name, []).append(_shown(value))
     return {
         name: ", then ".join(value for value, _ in groupby(values))
@@ -105,10 +111,12 @@ def _origin(run: Run) -> dict[str, str]:
 
 
 def _shots(run: Run) -> str:
-    """Name the classes of each shot group."""
-    groups = head_tail_split(run.counts)._asdict().items()
-    named = {name: ", ".join(CLASSES[index] for index in group) for name, group in groups}
-    return "; ".join(f"{name}-shot: {labels or 'none'}" for name, labels in named.items())
+    """Name the classes of each shot group, with their training images."""
+    told = []
+    for name, group in split_by_shots(run.counts).items():
+        classes = ", ".join(f"{CLASSES[index]} {int(run.counts[index])}" for index in group)
+        told.append(f"{name}-shot: {classes or 'none'}")
+    return "; ".join(told) + " training images"
 
 
 def _recall(runs: Sequence[Run], measured: Mapping[str, Mapping[str, Any]]) -> list[Row]:

@@ -13,12 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .data import CLASSES
+from .data import CLASSES, DataError
 from .files import write_json, write_text
 from .metrics import headline, measure, percent, recall_intervals
 from .page import write_page
 from .pictures import draw_confusion, draw_curves, draw_mixes_of, draw_recall
 from .runs import Run, read_run
+from .settings import Settings
 from .train import load_model, make_mixer, split
 
 
@@ -34,6 +35,8 @@ def as_table(measured: dict[str, dict[str, Any]]) -> str:
 
 def write_report(folders: Sequence[Path], out: Path) -> str:
     """Measure the runs and write `report.html`, `.md`, `.json` and the figures to `out`.
+
+    Where the images of a run that mixes are gone, there is a note in place of its mixes.
 
     Returns:
         The table, in Markdown.
@@ -61,12 +64,15 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     mixing = next((run for run in runs if run.settings["mix"] != "none"), None)
     if mixing is not None:
         steps["mixes.png"] = lambda path: draw_run_mixes(mixing, path)
-    told = {}  # what each figure shows, in words
+    told, note = {}, None  # what each figure shows, in words
     for name, draw in tqdm(steps.items(), desc="figures", disable=None, leave=False):
-        told[out / name] = draw(out / name)
+        try:
+            told[out / name] = draw(out / name)
+        except DataError as error:  # the data may be gone by now, and only the mixes need them
+            note = f"No mixes are drawn, as the images cannot be read: {error}"
     table = as_table(measured)
     write_json(out / "report.json", measured)
-    figures = "\n\n".join(f"![{Path(name).stem}]({name})" for name in steps)
+    figures = "\n\n".join([f"![{path.stem}]({path.name})" for path in told] + [note or ""]).rstrip()
     counts = ", ".join(
         f"{label} {n}" for label, n in zip(CLASSES, runs[0].counts.tolist(), strict=True)
     )
@@ -78,13 +84,23 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
         f"In percent; a class column is its recall. Training images: {counts}.\n\n"
         f"{table}\n\n{figures}\n",
     )
-    write_page(out / "report.html", runs, measured, told)
+    write_page(out / "report.html", runs, measured, told, note)
     return table
+
+
+def find_data(run: Run, settings: Settings) -> Settings:
+    """Take relative paths from a folder that the run was started in, else from this one."""
+    folders = [Path(entry["folder"]) for entry in run.origin if "folder" in entry]
+    found = [folder for folder in folders if (folder / settings.data).is_dir()]
+    folder = found[-1] if found else Path()
+    split_file = settings.split_file and str(folder / settings.split_file)
+    return replace(settings, data=str(folder / settings.data), split_file=split_file)
 
 
 def draw_run_mixes(run: Run, path: Path) -> str:
     """Draw mixes of a run's training images, by its settings and trained model; tell of them."""
     settings, model = load_model(run.folder)
+    settings = find_data(run, settings)
     train, _, _ = split(settings)
     # The strip shows pixels of pairs within a batch, whatever the run mixed.
     pairing = "relative" if settings.pairing == "second_batch" else settings.pairing

@@ -348,8 +348,9 @@ class Trainer:
         entries = []
         if self.history:  # begun earlier, perhaps by code that kept no such file
             entries = json.loads(path.read_text()) if path.exists() else [{"commit": "unknown"}]
-        hardware = {"device": str(self.device), "ranks": self.ranks.size}
-        entry = {"commit": commit(), **versions(), **hardware}
+        # A report that is made elsewhere finds the data by the folder.
+        where = {"device": str(self.device), "ranks": self.ranks.size, "folder": str(Path.cwd())}
+        entry = {"commit": commit(), **versions(), **where}
         if entry not in entries[-1:]:
             write_json(path, [*entries, entry])
 
@@ -390,7 +391,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for place, part in enumerate(parts, start=1):
-            with self._gradients_meet(place == len(parts)):
+            with self._no_sync_before_last(place == len(parts)):
                 loss = self._loss(*part) / len(parts)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -399,8 +400,8 @@ class Trainer:
         self.schedule.step()
         return total
 
-    def _gradients_meet(self, last: bool) -> AbstractContextManager[Any]:
-        """Let the ranks' gradients meet in the last part's backward pass alone."""
+    def _no_sync_before_last(self, last: bool) -> AbstractContextManager[Any]:
+        """Average gradients over the ranks in the last part's backward pass alone."""
         if last or not isinstance(self.network, DistributedDataParallel):
             return nullcontext()
         return self.network.no_sync()
