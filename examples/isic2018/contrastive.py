@@ -4,6 +4,7 @@ PaCo (arXiv 2107.12028) and its generalisation GPaCo (arXiv 2209.12400), with th
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -193,27 +194,16 @@ def gather(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Make an MLP of three layers with batch norm between them."""
-    return nn.Sequential(
-        nn.Linear(inputs, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, outputs),
-    )
+def mlp(*widths: int) -> nn.Sequential:
+    """Make an MLP with batch norm behind every layer, the last one's without scale and shift.
 
-
-def predictor(width: int, hidden: int) -> nn.Sequential:
-    """Make an MLP of two layers with batch norm between them."""
-    return nn.Sequential(
-        nn.Linear(width, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, width),
-    )
+    As the authors' `last_bn`: no feature is then the same for all images.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths[:-1]):
+        layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
+    last = nn.Linear(*widths[-2:], bias=False)
+    return nn.Sequential(*layers, last, nn.BatchNorm1d(widths[-1], affine=False))
 
 
 class TwoViewClassifier(nn.Module):
@@ -235,8 +225,8 @@ class TwoViewClassifier(nn.Module):
                 f"no features of {type(classifier).__name__} to contrast; choose a model of timm"
             )
         self.classifier = classifier
-        self.projector = projector(int(classifier.num_features), hidden, width)  # type: ignore[arg-type]
-        self.predictor = predictor(width, hidden)
+        self.projector = mlp(int(classifier.num_features), hidden, hidden, width)  # type: ignore[arg-type]
+        self.predictor = mlp(width, hidden, width)
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Look at the first and the second views of B images, one after the other `(2B,3,H,W)`.

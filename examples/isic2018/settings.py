@@ -78,6 +78,11 @@ class Settings:
     workers: int = 2  # processes that load images, on each rank
     device: str = "auto"  # auto, cpu, cuda, mps, ...
 
+    @property
+    def balanced_share(self) -> float:
+        """Share of class-balanced places among the images that a batch trains on."""
+        return self.tail_fraction if self.sampler == "pair" else 0.0
+
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other.
 

@@ -118,11 +118,10 @@ def make_batches(settings: Settings, ranks: Ranks | None = None) -> Batches:
     }
     part = settings.batch_size // settings.accumulate
     with_second = settings.pairing == "second_batch"
-    fraction = settings.tail_fraction if settings.sampler == "pair" else 0.0
     sampler = TailHeadPairSampler(
         labels,
         2 * part if with_second else part,
-        tail_fraction=0.5 if with_second else fraction,
+        tail_fraction=0.5 if with_second else settings.balanced_share,
         gamma=settings.gamma,
         num_replicas=ranks.size,
         rank=ranks.rank,
@@ -179,6 +178,17 @@ def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if has_bfloat16 else torch.float16
 
 
+def drawn_counts(counts: Tensor, settings: Settings) -> Tensor:
+    """Divide the number of training images among classes as batches draw them, `(K,)`.
+
+    As the prior of the loss. The papers take the frequencies of the data, by which rare classes are
+    favoured twice where half of each batch is class-balanced. A second batch has partners alone.
+    """
+    counts = counts.double()
+    balanced = torch.where(counts > 0, counts ** (1 - settings.gamma), 0)
+    return torch.lerp(counts, counts.sum() * balanced / balanced.sum(), settings.balanced_share)
+
+
 def make_mixer(settings: Settings, counts: Tensor) -> SaliencyPatchMix:
     """Make the transform of a run, which sees normalised images."""
     return SaliencyPatchMix(
@@ -226,7 +236,9 @@ class Trainer:
         self.trained.to(self.device, memory_format=torch.channels_last)
         self.batches = make_batches(settings, self.ranks)
         self.contrast = ParametricContrastiveLoss(
-            self.batches.counts, temperature=settings.temperature, alpha=settings.sample_weight
+            drawn_counts(self.batches.counts, settings),
+            temperature=settings.temperature,
+            alpha=settings.sample_weight,
         ).to(self.device)
         self.mixer = make_mixer(settings, self.batches.counts) if settings.mix != "none" else None
         self.mix = ViewMixer(self.mixer, embedding, half=settings.pairing == "second_batch")
