@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 import spmix_aug
-from spmix_aug import saliency, sampler, transform, viz
+from spmix_aug import functional, saliency, sampler, transform, viz
 
 SNAPSHOT = Path(__file__).with_name("api_surface.txt")
 SPECIAL = {"__init__", "__call__", "__iter__", "__len__"}
@@ -20,6 +20,7 @@ PUBLIC = {
     spmix_aug: spmix_aug.__all__,
     transform: ["BoundMix", "PairingFunction", "SaliencyFunction"],  # what users get, or write
     sampler: ["HeadTailSplit"],
+    functional: [name for name in functional.__all__ if name.islower()],
     saliency: saliency.__all__,
     viz: [
         name
