@@ -5,6 +5,7 @@ devices are always checked. Values are looked at on CPU tensors only, and not wh
 an accelerator that would make the host wait for the device.
 """
 
+import difflib
 import math
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
@@ -18,6 +19,8 @@ IMAGE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, tor
 LARGEST_INTEGER = 2**63 - 1  # that torch takes
 # An index beyond it is no class but an id or a time, and a count for each would fill the memory.
 MOST_CLASSES = 2**24
+
+ARRAYS = (list, tuple, np.ndarray)  # that torch makes a tensor of
 
 Kind = TypeVar("Kind")
 
@@ -105,7 +108,8 @@ def as_tensor(name: str, value: Any, form: str = "") -> Tensor:
     """Accept a dense tensor; `form` says more of what the caller accepts."""
     if not is_dense(value):
         dense = "dense " if isinstance(value, Tensor) else ""
-        expect_type(False, name, f"to be a {dense}tensor{form}", value)
+        hint = f"make one with torch.as_tensor({name})" if isinstance(value, ARRAYS) else ""
+        expect_type(False, name, f"to be a {dense}tensor{form}", value, hint)
     return cast(Tensor, value)
 
 
@@ -150,18 +154,36 @@ def as_choice(name: str, value: Any, allowed: Collection[str], otherwise: str = 
     """Accept one of the `allowed` words; `otherwise` says what else the caller accepts."""
     wanted = f"to be one of {', '.join(map(repr, allowed))}{otherwise}"
     expect_type(isinstance(value, str), name, wanted, value)
-    expect(value in allowed, name, wanted, shown(value))
+    near = difflib.get_close_matches(value, allowed, 1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else ""
+    expect(value in allowed, name, wanted, shown(value), hint)
     return str(value)
 
 
 def as_counts(name: str, value: object) -> Tensor:
     """Accept one number of samples a class; return a copy `(K,)` on the CPU."""
+    if hasattr(value, "items"):  # a dict, Counter or Series says itself which class has how many
+        value = _by_class(name, value)
     sizes = own_copy(name, value)
     ok = sizes.ndim == 1 and len(sizes) > 0
     expect(ok, name, "to have shape (K,), one count a class", sizes.shape)
     ok = bool((sizes >= 0).all()) and bool(sizes.isfinite().all())
     expect(ok, name, "to be finite and at least 0", sizes.tolist())
+    ok, hint = bool((sizes == sizes.round()).all()), "give counts: weights would invert the pairing"
+    expect(ok, name, "to be whole numbers of samples", sizes.tolist(), hint)
     return sizes
+
+
+def _by_class(name: str, value: Any) -> list[Any]:
+    """Put counts by class in the order of the classes."""
+    items = list(value.items())
+    classes = [key for key, _ in items]
+    ok = all(isinstance(key, Integral) and not isinstance(key, bool) for key in classes)
+    ok = ok and sorted(classes) == list(range(len(classes)))
+    wanted = "to have a count for each class from 0 to K-1"
+    hint = "number the classes as the labels are, and give 0 to a class without samples"
+    expect(ok, name, wanted, f"the keys {shown(classes)}", hint)
+    return [count for _, count in sorted(items)]
 
 
 def as_channel_values(name: str, value: object) -> Tensor:
@@ -187,9 +209,15 @@ def own_copy(name: str, value: object) -> Tensor:
 # What a batch is made of.
 
 
-def require_on(name: str, value: Tensor, device: torch.device, whose: str) -> None:
+def require_on(
+    name: str,
+    value: Tensor,
+    device: torch.device,
+    whose: str,
+    hint: str = "move both to one device",
+) -> None:
     """Accept a tensor on that device."""
-    wanted, hint = "on the {whose} device {device}", "move both to one device"
+    wanted = "on the {whose} device {device}"
     expect(value.device == device, name, wanted, value.device, hint, whose=whose, device=device)
 
 
@@ -209,6 +237,9 @@ def require_images(value: object, mean: Tensor | None = None, std: Tensor | None
     expect_type(images.dtype in IMAGE_DTYPES, "images", wanted, images.dtype, hint)
     ok = images.ndim == 4 and 0 not in images.shape[1:]
     expect(ok, "images", "to have shape (B,C,H,W) with C, H, W >= 1", images.shape)
+    last = images.shape[3] in (3, 4) and images.shape[1] >= 16 and images.shape[2] >= 16
+    wanted, hint = "to be (B,C,H,W), not (B,H,W,C)", "give images.permute(0, 3, 1, 2)"
+    expect(not last, "images", wanted, images.shape, hint)
     for name, numbers in (("mean", mean), ("std", std)):
         ok = numbers is None or len(numbers) in (1, images.shape[1])
         wanted = "to have one number for each of the images' {channels} channels"
@@ -244,7 +275,8 @@ def as_labels(value: object, batch: int, num_classes: int, device: torch.device)
     require_on("labels", labels, device, "images'")
     if labels.ndim == 1:
         labels = labels.detach().long()
-        require_below("labels", labels, num_classes)
+        hint = "leave images without a class out of the batch, images[labels >= 0]"
+        require_below("labels", labels, num_classes, hint)
     elif reads_values(labels):
         _require_distributions(labels)
     return labels.detach()

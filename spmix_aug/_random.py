@@ -1,13 +1,23 @@
-"""Where all random numbers come from: seeds of streams, and the draws of a mixer."""
+"""Where all random numbers come from: seeds of streams, and the draws of a mixer.
+
+A mixer knows the process that it was made in, its home. Elsewhere, where it came by fork or by
+pickle, it is in a worker, of a `DataLoader` or any other process of `multiprocessing`, and draws
+from a generator of that worker's own.
+"""
 
 import itertools
-from typing import Any
+import multiprocessing
+import os
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.utils.data import get_worker_info
 
+# The generators that this worker draws from, by those of the mixers and by what seeds them.
+_OWN: dict[tuple[int, ...], torch.Generator] = {}
 _NUMBERS = itertools.count()
 _OWNERS: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _TURN = torch.zeros((), dtype=torch.int64, device="cpu")
@@ -19,6 +29,51 @@ def stream_seed(*parts: int) -> int:
     32 bits, as torch's generator of the CPU uses no more of a seed.
     """
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+class Home(NamedTuple):
+    """The process that a mixer was made in, and what the seeds of its workers are made of."""
+
+    process: int
+    rank: int
+    seed: int  # of torch's global generator
+
+    @classmethod
+    def here(cls) -> "Home":
+        """Describe this process as it is now."""
+        in_group = distributed.is_available() and distributed.is_initialized()
+        return cls(os.getpid(), distributed.get_rank() if in_group else 0, torch.initial_seed())
+
+    def is_away(self) -> bool:
+        """Whether this process is a worker that what was made at home came to."""
+        return self.process != os.getpid() and bool(_place())
+
+
+def _place() -> tuple[int, ...]:
+    """Number of this process among its parent's children; none in a main process."""
+    return tuple(multiprocessing.current_process()._identity)
+
+
+def generator_here(mixer: Any) -> torch.Generator | None:
+    """Find what a mixer draws from: its generator, or in a worker one of that worker's own.
+
+    Workers, epochs and ranks draw different streams, which repeat for the same seeds and numbers
+    of workers and ranks. Mixers without a generator share one in a worker.
+    """
+    generator: torch.Generator | None = mixer.generator
+    if not mixer._home.is_away():
+        return generator
+    here, worker = Home.here(), get_worker_info()
+    seeds = (worker.seed,) if worker else (mixer._home.seed, here.seed, *_place())
+    key = (id(generator), *seeds)
+    if key not in _OWN:
+        own = 0 if generator is None else generator.initial_seed()
+        # What was forked knows its rank, what was pickled was told. Of ranks that were seeded
+        # alike, the workers have the same seeds. Not the worker's seed itself: torch's global
+        # generator has it, and augmentations draw from that.
+        seed = stream_seed(own, max(here.rank, mixer._home.rank), *seeds)
+        _OWN.setdefault(key, torch.Generator().manual_seed(seed))  # another thread may be faster
+    return _OWN[key]
 
 
 def new_stream(owner: Any) -> int:
@@ -37,7 +92,7 @@ def draw_uniform(owner: Any, number: int) -> Tensor:
     if torch.compiler.is_compiling():
         drawn: Tensor = torch.ops.spmix_aug.draw_uniform(_TURN, owner._stream, number)
         return drawn
-    return _draw(owner.generator, number)
+    return _draw(generator_here(owner), number)
 
 
 def _draw(generator: torch.Generator | None, number: int) -> Tensor:
@@ -51,7 +106,7 @@ def _draw(generator: torch.Generator | None, number: int) -> Tensor:
 @torch.library.custom_op("spmix_aug::draw_uniform", mutates_args=("turn",), device_types="cpu")
 def _draw_opaquely(turn: Tensor, stream: int, number: int) -> Tensor:
     turn.add_(1)
-    return _draw(_OWNERS[stream].generator, number).cpu()
+    return _draw(generator_here(_OWNERS[stream]), number).cpu()
 
 
 @_draw_opaquely.register_fake

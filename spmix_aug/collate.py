@@ -3,28 +3,27 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import distributed
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import default_collate
 
 from spmix_aug._checks import as_instance, expect, expect_type
-from spmix_aug._random import stream_seed
 from spmix_aug.transform import SaliencyPatchMix
 
 
 class SaliencyPatchMixCollate:
     """Collate samples to a batch and mix it, as the `collate_fn` of a DataLoader.
 
-    In a worker process the draws come from a generator of that worker's own, seeded from the
-    loader's seed and from the rank, where a process group exists when this object is made: workers
-    and ranks draw different streams, and a run repeats for the same loader seed and number of
-    workers and ranks. In the main process they come from the mixer's generator. The object can be
-    pickled, so workers may be forked or spawned.
+    In a worker process the mixer draws from a generator of that worker's own, seeded from the
+    loader's seed, the mixer's generator and the rank: workers and ranks draw different streams, and
+    a run repeats for the same seeds and number of workers and ranks. The object can be pickled, so
+    workers may be forked or spawned. Settings of the mixer hold from the next epoch on, also in
+    workers that persist, which do not follow another saliency, pairing or class counts: to set
+    those raises then.
 
     Args:
         mixer: the transform; its saliency must not need a model.
         collate_fn: makes a batch `(images, labels, ...)` or a dict from a list of samples. The
-            mix is written into that batch.
+            mix is written into the batch of torch's `default_collate`, whose memory is new; others
+            may hand over memory of the data set.
 
     Raises:
         TypeError: if `mixer` is no `SaliencyPatchMix` or `collate_fn` cannot be called.
@@ -51,17 +50,23 @@ class SaliencyPatchMixCollate:
         expect(model_free, "mixer", "to have saliency that needs no model", got, hint)
         self.mixer = mixer
         self.collate_fn = collate_fn
-        in_group = distributed.is_available() and distributed.is_initialized()
-        self._rank = distributed.get_rank() if in_group else 0
-        self._seeded_for: int | None = None
 
     def __call__(self, samples: list[Any]) -> Any:
-        """Collate `samples`, mix the batch in place, and return it in its form."""
-        worker = get_worker_info()
-        if worker is not None and worker.seed != self._seeded_for:
-            self._seeded_for = worker.seed
-            # Not the worker's seed itself: torch's global generator there has it, and augmentations
-            # draw from that. Of ranks that were seeded alike, the workers have the same seeds.
-            seed = stream_seed(worker.seed, self._rank)
-            self.mixer.generator = torch.Generator().manual_seed(seed)
-        return self.mixer._mix(self.collate_fn(samples), inplace=True)
+        """Collate `samples`, mix the batch, and return it in its form.
+
+        Raises:
+            ValueError: if `default_collate` cannot make a batch of them.
+        """
+        if self.collate_fn is not default_collate:
+            return self.mixer._mix(self.collate_fn(samples), inplace=False)
+        try:
+            batch = default_collate(samples)
+        except Exception as error:
+            name = type(error).__name__
+            raise ValueError(
+                f"Expected `collate_fn` to make a batch of samples, but got {name}: {error}; for "
+                "batches that the data set makes itself (batch_size=None) give "
+                "collate_fn=torch.utils.data.default_convert, for samples of other sizes or kinds "
+                "one of your own."
+            ) from error
+        return self.mixer._mix(batch, inplace=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -14,6 +14,7 @@ from spmix_aug._grids import Layout, Size, grids_of, in_proportion, stated_layou
 from spmix_aug.functional import blend, blend_images, patch_grid, ratios_per_row, resize_ratios
 
 LAYOUTS = ("NCHW", "NHWC")
+_MOVE = "bring the plan there with plan.to(device)"
 _COMPILED = (
     "compile parts of the model that do not hold it (for block in model.blocks: block.compile()), "
     "or call plan.tokens(...) between its parts"
@@ -35,6 +36,8 @@ class MixPlan:
         saliency: the maps that guided the ratios, for plots, at the resolution at which they were
             computed, `(B,H,W)` or coarser (calling the provider gives them in the images' size);
             None where none were needed, because nothing is mixed.
+        mean: of the images' normalisation, `(1,)` or `(C,)`, for plots; None where there is none.
+        std: the same.
     """
 
     partner: Tensor
@@ -43,6 +46,8 @@ class MixPlan:
     patch_size: int
     image_size: tuple[int, int]
     saliency: Tensor | None = None
+    mean: Tensor | None = None
+    std: Tensor | None = None
 
     @classmethod
     def nothing(cls, targets: Tensor, patch_size: int, image_size: tuple[int, int]) -> "MixPlan":
@@ -50,6 +55,22 @@ class MixPlan:
         itself = torch.arange(len(targets), device=targets.device)
         ratios = targets.new_ones(len(targets), *patch_grid(image_size, patch_size))
         return cls(itself, ratios, targets, patch_size, image_size)
+
+    def to(self, device: torch.device | str) -> "MixPlan":
+        """Bring the plan to a device, as from a worker to where the model is.
+
+        Args:
+            device: where the images or tokens are that it is to mix.
+
+        Returns:
+            A plan whose tensors are there.
+        """
+        moved: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
     def images(self, images: Tensor, *, inplace: bool = False) -> Tensor:
         """Blend each image with its partner's, patch by patch (SPMix, equation 4).
@@ -74,7 +95,7 @@ class MixPlan:
         shape = (len(self.partner), images.shape[1], *self.image_size)
         ok, wanted = tuple(images.shape) == shape, "to have the plan's shape {shape}"
         expect(ok, "images", wanted, images.shape, shape=shape)
-        _checks.require_on("images", images, self.partner.device, "plan's")
+        _checks.require_on("images", images, self.partner.device, "plan's", _MOVE)
         if _checks.as_flag("inplace", inplace):
             _checks.require_writable(images)
         return self._blend(images, inplace)
@@ -209,7 +230,7 @@ class MixPlan:
         ok = tokens.ndim in (3, 4) and len(tokens) == batch and 0 not in tokens.shape[1:]
         wanted = "to have shape (B,N,D), (B,D,h,w) or (B,h,w,D) with the plan's B = {batch}"
         expect(ok, "tokens", wanted, tokens.shape, batch=batch)
-        _checks.require_on("tokens", tokens, self.partner.device, "plan's")
+        _checks.require_on("tokens", tokens, self.partner.device, "plan's", _MOVE)
 
     def _ratios_on(self, grid: Size) -> Tensor:
         """Bring the ratios to another grid, `(B,h,w)`."""

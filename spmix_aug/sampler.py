@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
 from spmix_aug import _checks
-from spmix_aug._checks import as_counts, as_flag, as_integer, as_number, expect, expect_type
+from spmix_aug._checks import as_counts, as_flag, as_integer, as_number, expect, expect_type, shown
 from spmix_aug._random import stream_seed
 
 
@@ -72,7 +72,11 @@ def head_tail_split(
 
 
 class _InstanceBalanced(Sampler[int]):
-    """One rank's part of a shuffled pass over the data set: every sample once over all ranks."""
+    """One rank's part of a shuffled pass over the data set: every sample once over all ranks.
+
+    It also keeps where the batches are, since a framework may set the epoch here: a place belongs
+    to one epoch.
+    """
 
     def __init__(self, num_samples: int, num_replicas: int, rank: int, seed: int) -> None:
         self.num_samples = num_samples
@@ -80,6 +84,8 @@ class _InstanceBalanced(Sampler[int]):
         self.rank = rank
         self.seed = seed
         self.epoch = 0
+        self.next_batch = 0
+        self.begun = False  # a pass, since the epoch was set
 
     def __len__(self) -> int:
         return len(range(self.rank, self.num_samples, self.num_replicas))
@@ -88,7 +94,17 @@ class _InstanceBalanced(Sampler[int]):
         return iter(self.order().tolist())
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = as_integer("epoch", epoch, low=0)
+        """Go to the begin of an epoch, but stay at a place of it that was loaded."""
+        epoch = as_integer("epoch", epoch, low=0)
+        if self.begun or epoch != self.epoch:
+            self.next_batch = 0
+        self.epoch, self.begun = epoch, False
+
+    def begin(self) -> int:
+        """Begin a pass, of the next epoch where this one was begun, and return its first batch."""
+        if self.begun:
+            self.set_epoch(self.epoch + 1)
+        return self.next_batch
 
     def generator_of(self, *stream: int) -> torch.Generator:
         """Make the generator of one stream of this epoch's draws: 0 the order, 1 and rank the rest.
@@ -114,9 +130,10 @@ class TailHeadPairSampler(BatchSampler):
     CutMix do. With `tail_fraction=1` an epoch has as many draws as samples (SPMix,
     section 2.1, where the two parts are two loaders).
 
-    An epoch's batches follow from `(seed, epoch, num_replicas, rank)` alone, so call `set_epoch`
-    before each epoch, as with `DistributedSampler`. No process group is looked for: Accelerate
-    shards by itself, under plain DDP pass `num_replicas` and `rank`.
+    An epoch has `1 / (1 - tail_fraction)` times the batches of a plain pass, by default twice as
+    many. They follow from `(seed, epoch, num_replicas, rank)` alone. The epoch moves on with each
+    iteration; `set_epoch` chooses another, as with `DistributedSampler`. No process group is
+    looked for: Accelerate shards by itself, under plain DDP pass `num_replicas` and `rank`.
 
     Args:
         labels: class index of each sample of the data set, `(N,)` or `(N,1)` integers.
@@ -172,10 +189,9 @@ class TailHeadPairSampler(BatchSampler):
         # Samples sorted by class: a class is drawn first, then one of its run in this order.
         self._by_class = torch.argsort(classes, stable=True)
         self._class_start = self.class_counts.cumsum(0) - self.class_counts
-        self._resume_at = self._next_batch = 0
 
     def __len__(self) -> int:
-        """Count the batches of an epoch, the same on every rank."""
+        """Count the batches of an epoch, by default twice those of a plain pass, on every rank."""
         # Without places for the pass, an epoch has as many draws as samples.
         places = self.batch_size - self.num_balanced or self.batch_size
         per_round = places * self.sampler.num_replicas
@@ -183,18 +199,26 @@ class TailHeadPairSampler(BatchSampler):
         return samples // per_round if self.drop_last else -(-samples // per_round)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the batches of this epoch, lists of `batch_size` indices."""
-        first, self._resume_at = self._resume_at, 0
-        passing = self.batch_size - self.num_balanced
+        """Yield the batches of this epoch, lists of `batch_size` indices.
+
+        It is the next epoch where a pass of this one was begun before and `set_epoch` was not
+        called since. That is settled here, not when the first batch is asked for.
+        """
+        return _Batches(self)
+
+    def _batches(self, first: int) -> Iterator[list[int]]:
+        """Yield the batches of this epoch from the `first` on."""
+        self.sampler.begun = True  # now, as a DataLoader asks for two iterators, and uses one
+        places = self.batch_size - self.num_balanced
         order = self.sampler.order()
-        in_pass = min(len(self) * passing, len(order))
+        in_pass = min(len(self) * places, len(order))
         balanced = self._draw_balanced(len(self) * self.batch_size - in_pass)
         for batch in range(first, len(self)):
-            from_pass = order[batch * passing : (batch + 1) * passing]
+            from_pass = order[batch * places : (batch + 1) * places]
             start = batch * self.num_balanced
             # Only the last batch can lack samples of the pass, so its draws run to the end.
             stop = start + self.batch_size - len(from_pass)
-            self._next_batch = batch + 1
+            self.sampler.next_batch = batch + 1
             yield torch.cat([from_pass, balanced[start:stop]]).tolist()
 
     def _draw_balanced(self, number: int) -> Tensor:
@@ -211,19 +235,19 @@ class TailHeadPairSampler(BatchSampler):
         return self._by_class[self._class_start[drawn] + within.long()]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches the next iteration yields."""
-        epoch = as_integer("epoch", epoch, low=0)
-        if epoch != self.sampler.epoch:
-            self._resume_at = self._next_batch = 0
+        """Choose the epoch whose batches the next iteration yields, also one that was begun.
+
+        A place in that epoch that `load_state_dict` set stays.
+        """
         self.sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, int]:
-        """Tell the epoch and the batch of it that comes next.
+        """Return the epoch, and the batch of it that comes next.
 
         A DataLoader with workers asks for batches ahead of the training loop; what counts here
         is what was asked for.
         """
-        return {"epoch": self.sampler.epoch, "next_batch": self._next_batch}
+        return {"epoch": self.sampler.epoch, "next_batch": self.sampler.next_batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next iteration go on where a sampler of the same settings gave `state`.
@@ -239,8 +263,27 @@ class TailHeadPairSampler(BatchSampler):
         next_batch = as_integer("next_batch", state["next_batch"], low=0)
         wanted = "to have `next_batch` at most {batches}, as a sampler of the same settings"
         expect(next_batch <= len(self), "state", wanted, next_batch, batches=len(self))
-        self.sampler.set_epoch(epoch)
-        self._resume_at = self._next_batch = next_batch
+        self.sampler.epoch, self.sampler.next_batch = epoch, next_batch
+        # At its end, an epoch is over: the next pass is of the next one.
+        self.sampler.begun = next_batch == len(self)
+
+
+class _Batches(Iterator[list[int]]):
+    """The batches of one pass, saved and loaded with their place, as torchdata's loader does."""
+
+    def __init__(self, sampler: TailHeadPairSampler) -> None:
+        self.sampler = sampler
+        self.batches = sampler._batches(sampler.sampler.begin())
+
+    def __next__(self) -> list[int]:
+        return next(self.batches)
+
+    def state_dict(self) -> dict[str, int]:
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.load_state_dict(state)
+        self.batches = self.sampler._batches(state["next_batch"])
 
 
 def _dataset_labels(value: Any) -> Tensor:
@@ -257,15 +300,21 @@ def _dataset_labels(value: Any) -> Tensor:
         with suppress(TypeError, ValueError, RuntimeError):  # refused below, as what it is
             array = value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
     wanted = "to be a sequence, array or tensor of integers"
-    expect_type(array.dtype != object, "labels", wanted, value)
+    names = "number the classes with numpy.unique(labels, return_inverse=True)[1]"
+    strings = array.size > 0 and isinstance(array.flat[0], str)
+    expect(not strings, "labels", wanted, f"strings, {shown(value)}", names, TypeError)
+    hint = "give one class index a sample, in the order of the data set"
+    expect_type(array.dtype != object, "labels", wanted, value, hint)
     array = np.atleast_1d(array)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
+    rows = "take the class of one-hot rows with numpy.argmax(labels, axis=1)"
+    whole = "convert class indices with numpy.asarray(labels).astype(int)"
+    kind, shape = array.dtype.kind, torch.Size(array.shape)
+    hint = rows if array.ndim == 2 else ""
     wanted = "to have shape (N,), one class index a sample and N >= 1"
-    expect(array.ndim == 1 and array.size > 0, "labels", wanted, torch.Size(array.shape))
-    hint = "convert class indices with labels.long(), or one-hot rows with labels.argmax(1)"
-    integers, kind = array.dtype.kind in "iu", str(array.dtype)
-    expect(integers, "labels", "to be integers", kind, hint, TypeError)
+    expect(array.ndim == 1 and array.size > 0, "labels", wanted, shape, hint)
+    expect(kind in "iu", "labels", "to be integers", str(array.dtype), whole, TypeError)
     low, high = int(array.min()), int(array.max())
     wanted, hint = "to be class indices in 0 to {last}", "number the classes from 0"
     ok = low >= 0 and high < _checks.MOST_CLASSES

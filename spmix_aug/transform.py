@@ -1,23 +1,26 @@
 """The batch transform: its settings, and the steps of a plan in order."""
 
 import operator
-from collections.abc import Callable, MutableMapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
 
 from spmix_aug import _checks
 from spmix_aug._checks import expect, expect_type
-from spmix_aug._random import draw_uniform, new_stream
+from spmix_aug._guards import LOOKED_AT, LOOKS, findings, value_range
+from spmix_aug._random import Home, draw_uniform, generator_here, new_stream
+from spmix_aug._workers import NUMBERS, follow, new_shared, publish, require_travels
 from spmix_aug.batch import unpack_batch
 from spmix_aug.functional import pairing as pairings
 from spmix_aug.functional import patches
 from spmix_aug.functional.targets import class_distribution, mix_targets
 from spmix_aug.plan import MixPlan
-from spmix_aug.saliency import LOW_RES, SaliencyProvider, find_provider
+from spmix_aug.saliency import LOW_RES, MODEL_BASED, SaliencyProvider, find_provider
 from spmix_aug.saliency.base import finite
 
 SaliencyFunction = Callable[[Tensor, Tensor | None, nn.Module | None], Tensor]
@@ -32,10 +35,11 @@ def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     return lambda name, value: None if value is None else check(name, value)
 
 
-def _as_key(name: str, value: object) -> str | None:
-    """Accept the name of an item of a dict batch, or None."""
-    expect_type(value is None or isinstance(value, str), name, "to be a string or None", value)
-    return value  # type: ignore[return-value]
+def _as_key(name: str, value: Any) -> Any:
+    """Accept the name of an item of a dict batch, its place in a tuple, or None."""
+    ok = value is None or (isinstance(value, (str, int)) and not isinstance(value, bool))
+    expect_type(ok, name, "to be a key, a place in a tuple or None", value)
+    return value
 
 
 def _as_pairing(name: str, value: Any) -> Any:
@@ -65,7 +69,7 @@ SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "num_classes": _optional(partial(_checks.as_integer, high=_checks.MOST_CLASSES)),
     "class_counts": _optional(_checks.as_counts),
     "saliency": lambda _, saliency: find_provider(saliency),
-    "patch_size": _checks.as_integer,
+    "patch_size": _optional(_checks.as_integer),
     "alpha": _share,
     "floor": _share,
     "normalize": partial(_checks.as_choice, allowed=patches.NORMALIZATIONS),
@@ -92,20 +96,23 @@ class SaliencyPatchMix(nn.Module):
     input unless `inplace`, and is the identity in `eval()` mode.
 
     Float images are in [0, 1], or were normalised with the given `mean` and `std`; uint8 images
-    are 0 to 255. Model-free saliency sees them in [0, 1], a model and your own callables see them
-    as they came.
+    are 0 to 255. Saliency sees them in [0, 1], but a provider that `needs_model` and its model see
+    them as they came. What may be a mistake about them is warned of, once, in the first calls
+    with tensors on the CPU; `check` looks at everything.
 
     Args:
         num_classes: K; not needed with `class_counts`.
-        class_counts: training samples of each class, `(K,)`, which say what class is more
-            frequent. Without them the counts of each batch do, and a rebalancing sampler
-            flattens those: give them whenever you use one.
-        saliency: `"spectral_residual"`, `"fine_grained"`, `"border_contrast"`, `"input_gradient"`,
+        class_counts: training samples of each class, `(K,)`, or a dict, Counter or Series by class,
+            which say what class is more frequent. Without them the counts of each batch do, and a
+            rebalancing sampler flattens those: give them whenever you use one.
+        saliency: `"border_contrast"`, `"spectral_residual"`, `"fine_grained"`, `"input_gradient"`,
             `"grad_cam"`, a provider of `spmix_aug.saliency`, or any callable `(images, labels,
             model)` that returns maps `(B,H,W)` or `(B,1,H,W)`.
-        patch_size: P in pixels; SPMix has 14 patches a side.
-        alpha: upper bound of the own image's ratio, in [0, 1].
-        floor: lower bound of the own image's ratio before `alpha`, in [0, 1].
+        patch_size: P in pixels; None for the shorter side divided by 14, as in SPMix, rounded, and
+            at least 2.
+        alpha: upper bound of the own image's ratio, in [0, 1] (no Beta parameter as in mixup).
+        floor: lower bound of the own image's ratio, in [0, `alpha`]; equal to `alpha`, all patches
+            have that ratio.
         normalize: how an image's patch scores are brought to [0, 1]: `"min_max"` stretches them
             (the papers'), `"soft_threshold"` divides them more clearly into salient and not.
         jitter: standard deviation of the noise on patch scores, in units of the standard
@@ -120,10 +127,12 @@ class SaliencyPatchMix(nn.Module):
             of the pixels.
         mean: of the images' normalisation, one number or one a channel.
         std: of the images' normalisation, one number or one a channel.
-        image_key: key of the images in dict batches; found by the usual names when None.
-        label_key: key of the labels in dict batches; found by the usual names when None.
+        image_key: key of the images in dict batches, or their place in tuples; found by the usual
+            names, or in place 0, when None.
+        label_key: the same of the labels; in place 1 of tuples when None.
         inplace: write the mixed images into the given ones.
-        generator: source of all draws; torch's global one when None.
+        generator: source of all draws; torch's global one when None. In worker processes each
+            worker draws from one of its own, seeded by this one and the loader.
 
     Raises:
         TypeError: if an argument is of the wrong type.
@@ -141,7 +150,7 @@ class SaliencyPatchMix(nn.Module):
     num_classes: Any
     class_counts: Any
     saliency: Any
-    patch_size: int
+    patch_size: int | None
     alpha: float
     floor: float
     normalize: str
@@ -151,8 +160,8 @@ class SaliencyPatchMix(nn.Module):
     target: str
     mean: Any
     std: Any
-    image_key: str | None
-    label_key: str | None
+    image_key: Any
+    label_key: Any
     inplace: bool
     generator: torch.Generator | None
 
@@ -160,9 +169,9 @@ class SaliencyPatchMix(nn.Module):
         self,
         *,
         num_classes: int | None = None,
-        class_counts: Sequence[float] | Tensor | None = None,
-        saliency: str | SaliencyProvider | SaliencyFunction = "spectral_residual",
-        patch_size: int = 16,
+        class_counts: Sequence[int] | Mapping[int, int] | Tensor | None = None,
+        saliency: str | SaliencyProvider | SaliencyFunction = "border_contrast",
+        patch_size: int | None = None,
         alpha: float = 0.8,
         floor: float = 0.5,
         normalize: Literal["min_max", "soft_threshold"] = "min_max",
@@ -172,8 +181,8 @@ class SaliencyPatchMix(nn.Module):
         target: Literal["own", "ratio"] = "own",
         mean: float | Sequence[float] | Tensor | None = None,
         std: float | Sequence[float] | Tensor | None = None,
-        image_key: str | None = None,
-        label_key: str | None = None,
+        image_key: str | int | None = None,
+        label_key: str | int | None = None,
         inplace: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -181,16 +190,26 @@ class SaliencyPatchMix(nn.Module):
         super().__init__()
         for name in SETTINGS:
             setattr(self, name, given[name])
-        self._stream = new_stream(self)
+        self._stream, self._home, self._shared = new_stream(self), Home.here(), new_shared()
+        self._fetcher, self._epochs, self._looks = None, 0, LOOKS
         self._require_fitting()
+        publish(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a setting whenever it is set; none becomes a part of this module."""
-        if name in SETTINGS:
-            # A module would be registered by nn.Module, and a tensor rounded by half().
-            self.__dict__[name] = SETTINGS[name](name, value)
-        else:
+        made = "_looks" in self.__dict__
+        if name not in SETTINGS:
             super().__setattr__(name, value)
+        else:
+            value = SETTINGS[name](name, value)
+            if made and name not in NUMBERS:
+                require_travels(self, name)
+            # A module would be registered by nn.Module, and a tensor rounded by half().
+            self.__dict__[name] = value
+        if made and name in NUMBERS:
+            publish(self)
+        if made and name in LOOKED_AT and self._looks >= 0:
+            self._looks = LOOKS
 
     def _require_fitting(self) -> None:
         """Check the settings that depend on each other: here, so that any may be set first."""
@@ -202,6 +221,10 @@ class SaliencyPatchMix(nn.Module):
         given = number if counts is None else len(counts)
         expect(given == number, "class_counts", wanted, given, hint, number=number)
         _checks.require_together(self.mean, self.std)
+        wanted = "to be at least `floor`, {floor:g}"
+        hint = "it bounds the own image's ratio, and is no Beta parameter as in mixup; a uniform "
+        hint += "ratio r is floor=r, alpha=r"
+        expect(self.alpha >= self.floor, "alpha", wanted, self.alpha, hint, floor=self.floor)
 
     def forward(
         self,
@@ -295,7 +318,7 @@ class SaliencyPatchMix(nn.Module):
         # An index is a number also while compiling for any size: one graph for each size of images.
         size = (operator.index(images.shape[2]), operator.index(images.shape[3]))
         # A larger patch is the whole image, too, but would be written out pixel by pixel.
-        patch_size = min(self.patch_size, max(size))
+        patch_size = min(self.patch_size or max(2, round(min(size) / 14)), max(size))
         if saliency is not None:
             saliency = _checks.as_maps(saliency, images)
         if partner is not None:
@@ -304,14 +327,16 @@ class SaliencyPatchMix(nn.Module):
             return MixPlan.nothing(targets, patch_size, size)
 
         # 1. Where is the object?
-        if saliency is None:
-            given = labels if labels.ndim == 1 else targets  # floating rows
-            saliency = self._maps(images, given, model)
-        saliency = finite(saliency if saliency.dtype == torch.float64 else saliency.float())
+        maps = None if saliency is not None else self._maps(images, labels, targets, model)
+        if self._looks > 0 and _checks.reads_values(images):
+            self._look(findings(self, images, patch_size, maps))
+        given = cast(Tensor, saliency if maps is None else maps)
+        saliency = finite(given if given.dtype == torch.float64 else given.float())
 
         # 2. Who is mixed with whom? All that is random in a plan is drawn here.
         itself = torch.arange(len(images), device=images.device)  # (B,)
-        partner, noise = self._draw(targets.argmax(dim=1), itself, partner, size)
+        grid = patches.patch_grid(size, patch_size)
+        partner, noise = self._draw(targets.argmax(dim=1), itself, partner, grid)
 
         # 3. How strongly, patch by patch? (SPMix, equations 1 to 3)
         scores = patches.patch_scores(saliency, patch_size, size)  # (B,gh,gw)
@@ -325,38 +350,88 @@ class SaliencyPatchMix(nn.Module):
         if self.target == "ratio":
             targets = mix_targets(targets, partner, patches.mean_ratio(ratios, patch_size, size))
 
-        return MixPlan(partner, ratios, targets, patch_size, size, saliency)
+        stats = self.mean, self.std
+        return MixPlan(partner, ratios, targets, patch_size, size, saliency, *stats)
 
     def _checked(self, images: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Check images and labels; return them and the labels as distributions `(B,K)`."""
+        if not torch.compiler.is_compiling():
+            follow(self)
         self._require_fitting()
         images = _checks.require_images(images, self.mean, self.std).detach()
         labels = _checks.as_labels(labels, len(images), self.num_classes, images.device)
         return images, labels, class_distribution(labels, self.num_classes)
 
-    def _maps(self, images: Tensor, labels: Tensor, model: nn.Module | None) -> Tensor:
+    def _maps(
+        self, images: Tensor, labels: Tensor, targets: Tensor, model: nn.Module | None
+    ) -> Tensor:
         """Ask the provider for maps `(B,H,W)`, or one of our own for coarser ones `(B,h,w)`."""
         provider: Any = self.saliency
         _checks.require_model(provider, model)
-        # Not a variant that a user derived from one: what it overrides is to be called.
+        # Our own take any dtype, and convert no more of the images than they need. Not a variant
+        # that a user derived from one: what it overrides is to be called.
         low_res = type(provider) in LOW_RES
-        # Our own take any dtype, and convert no more of the images than they need.
-        if getattr(provider, "needs_model", None) is False and not (low_res and self.mean is None):
+        if not getattr(provider, "needs_model", False) and not (low_res and self.mean is None):
             images = self._unit_range(images)
         if low_res:
             maps: Tensor = provider.low_res_maps(images)
             return maps
-        return _checks.as_maps(provider(images, labels, model), images)
+        # Rows tell our own how many logits the model has; others get indices where they were given.
+        rows = labels.ndim == 2 or type(provider) in MODEL_BASED
+        return _checks.as_maps(provider(images, targets if rows else labels, model), images)
+
+    def _look(self, found: list[str]) -> None:
+        """Warn once of what may be a mistake, on the first calls with tensors on the CPU."""
+        self._looks -= 1
+        if found:
+            self._looks = -1
+            hint = "mixer.check(images, labels) looks at everything."
+            warnings.warn("\n".join([*found, hint]), stacklevel=5)
+
+    def check(self, images: Tensor, labels: Tensor, model: nn.Module | None = None) -> None:
+        """Look at every value of a batch, on any device, and print what is found.
+
+        Nothing is drawn, mixed or changed.
+
+        Args:
+            images: `(B,C,H,W)`.
+            labels: as for a call.
+            model: the classifier, for saliency that needs one.
+
+        Raises:
+            TypeError: as a call does.
+            ValueError: as a call does, also for values on an accelerator.
+        """
+        images, labels, targets = self._checked(images, labels)
+        _checks.as_labels(labels.cpu(), len(images), self.num_classes, torch.device("cpu"))
+        maps = self._maps(images, labels, targets, model).cpu()
+        images, classes = images.cpu(), targets.argmax(dim=1).cpu()
+        size = (images.shape[2], images.shape[3])
+        patch_size = min(self.patch_size or max(2, round(min(size) / 14)), max(size))
+        rows, columns = patches.patch_grid(size, patch_size)
+        low, high = images.min(), images.max()
+        in_batch = pairings.class_counts_in(classes, self.num_classes)
+        by = "this batch's, as no class_counts are given"
+        counts = by if self.class_counts is None else self.class_counts.tolist()
+        doubt = value_range(images, self.mean, self.std)[1]
+        found = findings(self, images, patch_size, maps, all_pixels=True)
+        print(
+            f"images: {tuple(images.shape)}, {images.dtype}, from {low:.4g} to {high:.4g}",
+            f"patches: {rows} x {columns} of {patch_size} pixels",
+            f"classes: {in_batch.tolist()} in this batch; frequencies: {counts}",
+            *([doubt] if doubt else []),
+            *(found or ["nothing found that looks like a mistake"]),
+            sep="\n",
+        )
 
     def _draw(
-        self, classes: Tensor, itself: Tensor, partner: Tensor | None, size: tuple[int, int]
+        self, classes: Tensor, itself: Tensor, partner: Tensor | None, grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor | None]:
         """Draw partners `(B,)`, and noise of variance 1 for the scores where there is jitter.
 
         A partner that is given stays; a sample that stays unmixed is its own.
         """
         batch, device = len(classes), classes.device
-        grid = patches.patch_grid(size, self.patch_size)
         gates = 2 * batch if partner is None else 0
         if partner is None:
             if self.class_counts is None:
@@ -364,7 +439,7 @@ class SaliencyPatchMix(nn.Module):
             else:
                 counts = self.class_counts.to(device, non_blocking=True)
             if not isinstance(self.pairing, str):  # before the draws, as it may be refused
-                proposed = self.pairing(classes, counts.clone(), self.generator)
+                proposed = self.pairing(classes, counts.clone(), generator_here(self))
                 name = "the partner that pairing returned"
                 proposed = _checks.as_partner(proposed, batch, device, name)
         cells = batch * grid[0] * grid[1] if self.jitter > 0 else 0
@@ -417,7 +492,9 @@ class SaliencyPatchMix(nn.Module):
         Torch's own pickle of a generator fails there in the versions that we admit
         (pytorch/pytorch issue 146828).
         """
-        state = self.__dict__.copy()
+        state = {**self.__dict__, "_fetcher": None}
+        if not self._home.is_away():
+            state["_home"] = Home.here()
         if self.generator is not None:
             saved = bytes(self.generator.get_state().tolist())
             state["generator"] = (str(self.generator.device), saved)
@@ -432,6 +509,9 @@ class SaliencyPatchMix(nn.Module):
             state = {**state, "generator": generator}
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._stream = new_stream(self)
+        if not self._home.is_away():  # a copy, or read from a file
+            self._home, self._shared = Home.here(), new_shared()
+            publish(self)
 
 
 def _named(value: object) -> str:

@@ -5,9 +5,11 @@ them in a notebook. The label of each, `figure.get_label()`, is a text alternati
 """
 
 import copy
+import io
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,6 +33,15 @@ COLUMNS = ("own", "partner", "own saliency", "partner saliency", "ratio of own",
 GROUP_COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00"}
 
 
+class _Shown(Figure):
+    """A figure that a notebook shows where a cell ends in it."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png")
+        return picture.getvalue()
+
+
 def plot_plan(
     images: Tensor,
     plan: MixPlan,
@@ -48,16 +59,16 @@ def plot_plan(
     unmixed is its own partner; its panel reads "not mixed".
 
     Args:
-        images: `(B,C,H,W)` that the plan was made for, in [0, 1], uint8, or normalised with `mean`
-            and `std`. Three channels are colours; of others the mean is drawn in grey.
+        images: `(B,C,H,W)` that the plan was made for, in [0, 1], uint8, or normalised. Three
+            channels are colours; of others the mean is drawn in grey.
         plan: of these images.
         labels: of the images, as a mixer takes them, to be written on own and partner; the mix
             always has its target written on it.
         rows: samples to draw, the first of the batch; all when there are fewer.
         samples: indices of the samples to draw, instead of the first ones.
         class_names: a name for each of the K classes; their numbers when None.
-        mean: of the images' normalisation, one number or one a channel.
-        std: of the images' normalisation, one number or one a channel.
+        mean: of the images' normalisation, one number or one a channel; the plan's when None.
+        std: the same.
 
     Returns:
         A figure of six columns.
@@ -90,6 +101,8 @@ def plot_plan(
         labels = _checks.as_labels(labels, batch, num_classes, images.device)
         own_names = [_named(row, names) for row in steps.class_distribution(labels, num_classes)]
 
+    if mean is None and std is None:
+        mean, std = plan.mean, plan.std
     given = (("mean", mean), ("std", std))
     scale = [v if v is None else _checks.as_channel_values(name, v) for name, v in given]
     _checks.require_together(*scale)
@@ -100,7 +113,7 @@ def plot_plan(
     partners = plan.partner.tolist()
 
     height, width = plan.image_size
-    figure = Figure(figsize=(1.6 * len(COLUMNS), 1.6 * len(samples) * height / width + 0.4))
+    figure = _Shown(figsize=(1.6 * len(COLUMNS), 1.6 * len(samples) * height / width + 0.4))
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.02)
     told = []
     for row, i in zip(
@@ -245,21 +258,22 @@ class SamplerAudit:
         self.many, self.few, self.p = many, few, _checks.as_number("p", p, high=1.0)
         self.epoch = _checks.as_integer("epoch", epoch, low=0)
         number = int(counts.sum())
-        self.classes = torch.empty(number, dtype=torch.int64)  # (N,)
-        self.classes[sampler._by_class] = torch.arange(len(counts)).repeat_interleave(counts)
+        # Nothing here is of the default device, or of the default dtype.
+        of_sorted = torch.arange(len(counts), device="cpu").repeat_interleave(counts)
+        self.classes = torch.empty_like(of_sorted)  # (N,)
+        self.classes[sampler._by_class] = of_sorted
         self._count(number)
 
     def _count(self, number: int) -> None:
         """Go through the batches of the epoch: places in them, and distinct partners, `(N,)`."""
         sampler = copy.deepcopy(self.sampler)  # iterating one moves its place in the epoch
         sampler.load_state_dict({"epoch": self.epoch, "next_batch": 0})
-        generator = torch.Generator().manual_seed(sampler.sampler.seed)
-        self.draws = torch.zeros(number, dtype=torch.int64)
-        pairs = [torch.empty(0, dtype=torch.int64)]
+        generator = np.random.default_rng(sampler.sampler.seed)
+        self.draws, pairs = torch.zeros_like(self.classes), [self.classes[:0]]
         for indices in sampler:
-            batch = torch.tensor(indices)
+            batch = torch.tensor(indices, device="cpu")
             self.draws += torch.bincount(batch, minlength=number)
-            gate, pick = torch.rand(2, len(batch), generator=generator)
+            gate, pick = torch.from_numpy(generator.random((2, len(batch))))
             frequency = sampler.class_counts[self.classes[batch]]
             partner = batch[steps.draw_at_least_as_frequent(frequency, pick)]
             mixed = (gate < self.p) & (partner != batch)
@@ -285,6 +299,8 @@ class SamplerAudit:
         """Write what the sampler is, and the table."""
         ranks = self.sampler.sampler.num_replicas
         of_ranks = f" on rank {self.sampler.sampler.rank} of {ranks}" if ranks > 1 else ""
+        rank_samples = len(self.sampler.sampler)
+        times = len(self.sampler) * self.sampler.batch_size / rank_samples
         table = self.rows()
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
@@ -298,7 +314,8 @@ class SamplerAudit:
             [
                 f"{len(self.classes)} samples of {len(self.names)} classes. An epoch{of_ranks} "
                 f"has {len(self.sampler)} batches of {self.sampler.batch_size} samples, "
-                f"{self.sampler.num_balanced} of them class-balanced.",
+                f"{self.sampler.num_balanced} of them class-balanced, {times:.1f} times the "
+                "batches of a plain pass.",
                 f"Many-shot: more than {self.many:g} samples; few-shot: fewer than {self.few:g}.",
                 f"Draws and partners of an image in epoch {self.epoch}: mean (least to most), "
                 f"mixed with p = {self.p:g} by relative pairing.",
@@ -309,7 +326,7 @@ class SamplerAudit:
 
     def plot(self) -> Figure:
         """Draw class sizes, and draws and partners of the images of each class."""
-        figure = Figure(figsize=(11, 3.4), layout="constrained")
+        figure = _Shown(figsize=(11, 3.4), layout="constrained")
         sizes, *spreads = figure.subplots(1, 3)
         counts = self.sampler.class_counts.tolist()
         for group, colour in GROUP_COLOURS.items():
@@ -329,8 +346,10 @@ class SamplerAudit:
                 reach = [[middle - float(of_class.min())], [float(of_class.max()) - middle]]
                 axes.errorbar([k], [middle], reach, fmt="o", color=colour, capsize=4)
                 if group == "few":
-                    beside = (k + torch.linspace(-0.3, 0.3, len(of_class))).tolist()
-                    axes.plot(beside, of_class.tolist(), ".", color=colour, alpha=0.4, markersize=4)
+                    beside = [
+                        k - 0.3 + 0.6 * i / max(1, len(of_class) - 1) for i in range(len(of_class))
+                    ]
+                    axes.plot(beside, of_class.numpy(), ".", color=colour, alpha=0.4, markersize=4)
             axes.set_yscale("symlog", linthresh=1)  # shows 0 as well
             axes.set(ylim=(0, None), title=title)
         for axes in figure.axes:

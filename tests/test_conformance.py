@@ -15,6 +15,7 @@ from torch import nn
 
 from spmix_aug import SaliencyPatchMix
 
+pytestmark = pytest.mark.filterwarnings("ignore:Expected `patch_size` to give 16 patches")
 MEAN, STD = (0.5, 0.4, 0.3, 0.6), (0.25, 0.2, 0.3, 0.2)
 
 

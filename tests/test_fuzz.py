@@ -41,6 +41,8 @@ from spmix_aug.saliency import (
     SpectralResidual,
 )
 
+# What may be a mistake is warned of; here it is one.
+pytestmark = pytest.mark.filterwarnings("ignore:Expected .*:UserWarning")
 HOME = str(Path(spmix_aug.__file__).parent)
 COLLATING = "torch/utils/data/_utils/collate.py"
 CLASSES = 3
@@ -132,6 +134,7 @@ GARBAGE = {
     "numpy int": lambda: np.uint8(200),
     "numpy bool": lambda: np.bool_(1),
     "string": lambda: "spectral",
+    "braces": lambda: "{image}",
     "empty string": lambda: "",
     "number in a string": lambda: "3",
     "bytes": lambda: b"abc",
@@ -402,8 +405,6 @@ def settings_of(draw):
         draw,
         saliency=[*PROVIDERS, *(make() for make in PROVIDERS.values()), lambda x, *_: x.mean(1)],
         patch_size=[1, 3, 16, np.int64(4)],
-        alpha=[0.0, 0.8, 1],
-        floor=[0.0, 0.5, 1.0],
         normalize=["min_max", "soft_threshold"],
         jitter=[0.0, 0.1, 3],
         p=[0.0, 0.5, 1.0],
@@ -416,6 +417,9 @@ def settings_of(draw):
     if draw(st.booleans()):
         chosen |= draw(st.sampled_from([{"mean": 0.5, "std": [0.2]}, {"mean": [0.5], "std": 3}]))
     if draw(st.booleans()):
+        bounds = [(0.0, 0.0), (0.0, 0.8), (0.5, 1), (1, 1.0)]
+        chosen["floor"], chosen["alpha"] = draw(st.sampled_from(bounds))
+    if draw(st.booleans()):
         chosen["generator"] = torch.Generator().manual_seed(1)
     counts = {"class_counts": draw(st.sampled_from([[50, 5, 5], torch.tensor([9.0, 3.0, 1.0])]))}
     return chosen | (counts if draw(st.booleans()) else {"num_classes": CLASSES})
@@ -423,9 +427,9 @@ def settings_of(draw):
 
 def mix_something(draw, mixer):
     """Mix a valid batch by a transform that was made of odd settings."""
-    if mixer is None or mixer.num_classes > 1000:
+    if mixer is None or (mixer.num_classes or 0) > 1000:
         return
-    channels = 3 if mixer.mean is None else max(len(mixer.mean), len(mixer.std))
+    channels = max((len(v) for v in (mixer.mean, mixer.std) if v is not None), default=3)
     images = torch.rand(4, channels, 6, 9, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(4, dtype=torch.int64)
     arguments = {"images": images, "labels": labels, "model": Network(channels)}
@@ -444,6 +448,18 @@ def a_constructor(draw):
     if mixer is not None:
         repr(mixer)
     mix_something(draw, mixer)
+
+
+def an_assignment(draw):
+    mixer = SaliencyPatchMix(**settings_of(draw))
+    for name, value in spoil(draw, settings_of(draw), least=1).items():
+        kept = getattr(mixer, name)
+        arguments = {"mixer": mixer, "name": name, "value": value}
+        accepted = attempt(lambda mixer, name, value: [setattr(mixer, name, value)], arguments)
+        assert accepted or getattr(mixer, name) is kept
+        mix_something(draw, mixer)
+    assert mixer.state_dict() == {}
+    repr(mixer)
 
 
 def a_mixer_call(draw):
@@ -703,6 +719,7 @@ def collate_channels(chosen):
 
 ENTRIES = [
     a_constructor,
+    an_assignment,
     a_mixer_call,
     callables_that_return_garbage,
     a_provider,

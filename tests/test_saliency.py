@@ -597,7 +597,7 @@ class TestGradCAM:
         [
             ("features", r"be a module of Sequential, but got 'features'; its parts are 0, 1"),
             (nn.Conv2d(1, 1, 1), "a Conv2d that is not in it; give its dotted name"),
-            ("10", r"\(B,D,h,w\).*, but got a tensor of shape \(2, 4\) .* GradCAM\(resh"),
+            ("10", r"\(B,D,h,w\), but got .*\(2, 4\) .* from Linear; give GradCAM\(resh"),
         ],
     )
     def test_layers_that_do_not_fit_are_refused(self, layer, message):
@@ -620,7 +620,7 @@ class TestGradCAM:
             ValueError, match=r"`model` to give feature maps .* got none in Sequential"
         ):
             GradCAM()(images, labels, model)
-        with pytest.raises(ValueError, match=r"grid is known, but got .* \(2, 8, 4\)"):
+        with pytest.raises(ValueError, match=r"grid is known, .* \(2, 8, 4\) .* from LayerNorm"):
             GradCAM("2")(images, labels, model)
         model.num_prefix_tokens = 0
         with pytest.raises(ValueError, match="grid is known"):
@@ -706,7 +706,7 @@ class Output:
 @pytest.mark.parametrize(
     "how",
     [
-        lambda y: (y, y),
+        lambda y: (y, y.sum()),
         lambda y: ["name", y],
         lambda y: {"loss": y.sum(), "logits": y},
         lambda y: {"out": y},
@@ -757,7 +757,7 @@ def test_model_based_providers_need_labels_and_model(provider, labels, model, er
     [
         (torch.tensor([0, 4]), "`labels` in 0 to 3, but got 4; the model has no more logits"),
         (torch.tensor([0, -1]), "`labels` in 0 to 3, but got -1"),
-        (torch.eye(2), r"fit the model's logits of \(2, 4\), but got .* shape \(2, 2\)"),
+        (torch.eye(2), r"logits \(B,K\) of K = 2 classes, but got .* shape \(2, 4\)"),
     ],
 )
 def test_labels_must_fit_the_models_logits(provider, labels, message):
@@ -802,7 +802,7 @@ def test_logits_must_be_real_and_beside_the_labels(provider, answer, error, mess
 )
 def test_what_reshape_transform_gives_must_be_feature_maps(features):
     provider = GradCAM(reshape_transform=lambda _: features)
-    with pytest.raises(ValueError, match=r"feature maps of shape \(B,D,h,w\).*, but got a tensor"):
+    with pytest.raises(ValueError, match=r"feature maps of shape \(B,D,h,w\), .* from ReLU"):
         provider(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), small_cnn())
 
 

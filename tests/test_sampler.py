@@ -153,38 +153,6 @@ def test_the_inner_sampler_forwards_the_epoch():
     assert list(one) == list(other)
 
 
-def test_state_resumes_within_an_epoch():
-    sampler = TailHeadPairSampler(LABELS, 10)
-    sampler.set_epoch(2)
-    whole = list(sampler)
-    iterator = iter(sampler)
-    first = [next(iterator) for _ in range(4)]
-    state = sampler.state_dict()
-    assert state == {"epoch": 2, "next_batch": 4}
-    resumed = TailHeadPairSampler(LABELS, 10)
-    resumed.load_state_dict(state)
-    resumed.set_epoch(2)
-    assert first + list(resumed) == whole
-    assert list(resumed) == whole
-    resumed.load_state_dict(state)
-    resumed.set_epoch(3)
-    assert len(list(resumed)) == len(resumed)
-
-
-def test_states_at_both_ends_of_an_epoch_are_accepted():
-    sampler = TailHeadPairSampler(LABELS, 10)
-    start = sampler.state_dict()
-    assert start == {"epoch": 0, "next_batch": 0}
-    whole = list(sampler)
-    end = sampler.state_dict()
-    sampler.load_state_dict(end)
-    assert list(sampler) == []
-    sampler.load_state_dict(start)
-    assert list(sampler) == whole
-    with pytest.raises(ValueError, match="`next_batch` to be at least 0, but got -1"):
-        sampler.load_state_dict({"epoch": 0, "next_batch": -1})
-
-
 @pytest.mark.parametrize(
     ("state", "error", "message"),
     [
@@ -203,14 +171,6 @@ def test_a_state_that_is_refused_changes_nothing(state, error, message):
     with pytest.raises(error, match=message):
         sampler.load_state_dict(state)
     assert sampler.state_dict() == {"epoch": 0, "next_batch": 0}
-
-
-def test_an_iteration_that_was_left_early_starts_anew():
-    sampler = TailHeadPairSampler(LABELS, 10)
-    whole = list(sampler)
-    next(iter(sampler))
-    assert [batch for _, batch in zip(range(len(sampler)), sampler, strict=False)] == whole
-    assert list(sampler) == whole
 
 
 def test_strong_balancing_draws_the_rarest_class_alone():

@@ -32,6 +32,7 @@ PROVIDERS: dict[str, Callable[[], SaliencyProvider]] = {
 
 # Those whose maps a mix takes at the resolution at which they are computed.
 LOW_RES = (BorderContrast, FineGrained, SpectralResidual)
+MODEL_BASED = (GradCAM, InputGradient)
 
 
 def find_provider(saliency: Any) -> Any:

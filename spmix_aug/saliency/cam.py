@@ -1,14 +1,14 @@
 """Grad-CAM saliency."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spmix_aug._checks import expect, expect_type, is_dense
+from spmix_aug._checks import described, expect, expect_type, is_dense
 from spmix_aug._grids import nearest_layout, stated_token_grid
 from spmix_aug.saliency import guard
 from spmix_aug.saliency.base import finite
@@ -57,13 +57,13 @@ class GradCAM:
         if len(images) == 0:
             return images.new_zeros(0, *size, dtype=torch.float32)
         with guard.preserved(model, images.device) as network:
-            features, output = self._watch(network, guard.model_input(images, network))
-            logits = guard.logits_of(output)
+            features, layer, output = self._watch(network, guard.model_input(images, network))
+            logits = guard.logits_of(output, guard.classes_of(labels))
             guard.labels_fit_logits(labels, logits)
             one_hot = labels.clone() if labels.ndim == 2 else F.one_hot(labels, logits.shape[1])
             slopes = guard.gradient_of((logits * one_hot).sum(), features)
             maps, slopes = (
-                self._as_maps(tensor.detach().float(), network, images)
+                self._as_maps(tensor.detach().float(), layer, network, images)
                 for tensor in (features, slopes)
             )  # (B,D,h,w)
             weights = slopes.mean(dim=(2, 3), keepdim=True)
@@ -71,38 +71,47 @@ class GradCAM:
             cam = F.interpolate(cam, size, mode="bilinear")
         return finite(cam.squeeze(1))
 
-    def _watch(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
-        """Run the model and keep what the target layer gave, and the model's output."""
+    def _watch(self, network: nn.Module, images: Tensor) -> tuple[Tensor, str, Any]:
+        """Run the model; keep what the target layer gave, its kind, and the model's output."""
         target = self._target_in(network)
         seen = _LastMap() if target is None else _Output()
+        watched = [*network.modules()] if target is None else [target]
+        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in watched)
+        got, hint = "a scripted one, which takes none", "use input_gradient, or the plain model"
+        expect(not scripted, "model", "to take hooks", got, hint)
         with ExitStack() as hooks:
-            for module in network.modules() if target is None else [target]:
+            for module in watched:
                 hooks.enter_context(module.register_forward_hook(seen))
-            # The clone lets a model begin with an operation in place.
-            output = network(images.clone())
+            output = guard.run(network, images)
         at = "" if target is None else " at `target_layer`"
         wanted, got = f"to give feature maps (B,D,h,w){at}", f"none in {type(network).__name__}"
         hint = "give GradCAM(target_layer=...), with reshape_transform=... where it gives tokens"
         expect(seen.features is not None, "model", wanted, got, hint)
+        layer = type(seen.layer).__name__
+        if any(seen.layer is getattr(module, "_orig_mod", None) for module in network.modules()):
+            layer = f"compiled {layer}"
+        ok, got = isinstance(seen.features, Tensor), f"{type(seen.features).__name__} from {layer}"
+        expect(ok, "target_layer", "to give a tensor", got, "choose a layer in it")
         features = cast(Tensor, seen.features)
-        wanted = f"to let gradients flow through {seen.layer}"
+        wanted = f"to let gradients flow through {layer}"
         got = (
             "none: it runs under no_grad, in checkpointing with use_reentrant=True (use "
             "use_reentrant=False), or is frozen and the images are integers"
         )
         hint = "choose another GradCAM(target_layer=...), or use model-free saliency"
         expect(features.requires_grad, "model", wanted, got, hint)
-        return features, output
+        return features, layer, output
 
     def _target_in(self, network: nn.Module) -> nn.Module | None:
         """Find the layer that was asked for, or that a ViT of timm's form is known to need."""
         target, wanted = self.target_layer, f"to be a module of {type(network).__name__}"
         if isinstance(target, str):
-            modules = dict(network.named_modules(remove_duplicate=False))
+            found = None
+            with suppress(AttributeError):
+                found = network.get_submodule(target)
             parts = ", ".join(part for part, _ in network.named_children())
-            hint = f"its parts are {parts}"
-            expect(target in modules, "target_layer", wanted, f"'{target}'", hint)
-            return guard.unwrap(modules[target])
+            expect(found, "target_layer", wanted, f"'{target}'", f"its parts are {parts}")
+            return guard.unwrap(cast(nn.Module, found))
         if target is not None:
             target = guard.unwrap(target)
             ok = any(target is module for module in network.modules())
@@ -114,7 +123,7 @@ class GradCAM:
             return getattr(list(network.blocks)[-1], "norm1", None)  # type: ignore[arg-type]
         return None
 
-    def _as_maps(self, features: Tensor, network: nn.Module, images: Tensor) -> Tensor:
+    def _as_maps(self, features: Tensor, layer: str, network: nn.Module, images: Tensor) -> Tensor:
         """Bring what the layer gave into the form `(B,D,h,w)`."""
         size = (images.shape[2], images.shape[3])
         hint = "give GradCAM(reshape_transform=...) that returns (B,D,h,w)"
@@ -124,14 +133,19 @@ class GradCAM:
             grid, prefix = stated_token_grid(network, size)
             rows, columns = grid or (0, 0)
             ok = rows * columns == features.shape[1] - prefix
-            expect(ok, "model", "to give tokens whose grid is known", features, hint)
+            got = f"{described(features)} from {layer}"
+            expect(ok, "target_layer", "to give tokens whose grid is known", got, hint)
             patches = features[:, prefix:].transpose(1, 2)  # (B,D,h*w)
             features = patches.reshape(*patches.shape[:2], rows, columns)
         elif features.ndim == 4 and nearest_layout(features, size) == "NHWC":
             features = features.movedim(-1, 1)
         ok = is_dense(features) and features.ndim == 4 and len(features) == len(images)
         ok = ok and 0 not in features.shape and not features.is_complex()
-        expect(ok, "target_layer", "to give feature maps of shape (B,D,h,w)", features, hint)
+        wanted, got = (
+            "to give feature maps of shape (B,D,h,w)",
+            f"{described(features)} from {layer}",
+        )
+        expect(ok, "target_layer", wanted, got, hint)
         return features.float()
 
     def __repr__(self) -> str:
@@ -141,15 +155,13 @@ class GradCAM:
 class _Output:
     """A hook that keeps what one layer gave."""
 
-    layer = ""
-    features: Tensor | None = None
+    layer: nn.Module | None = None
+    features: Any = None
 
     def __call__(self, module: nn.Module, _: Any, output: Any) -> Tensor | None:
-        self.layer, self.features = type(module).__name__, output
-        ok, got = isinstance(output, Tensor), f"{type(output).__name__} from {self.layer}"
-        expect(ok, "target_layer", "to give a tensor", got, "choose a layer in it")
+        self.layer, self.features = module, output
         # An operation in place that follows must not change what is kept.
-        return cast(Tensor, output.clone())
+        return output.clone() if isinstance(output, Tensor) else None
 
 
 class _LastMap(_Output):
@@ -159,6 +171,6 @@ class _LastMap(_Output):
         if not isinstance(output, Tensor):
             return
         if output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-            self.layer, self.features = type(module).__name__, output
+            self.layer, self.features = module, output
         elif output.ndim == 3 and output.shape[1] > 1:
             self.features = None  # tokens: the map before them was an embedding, not a last stage

@@ -43,8 +43,7 @@ class InputGradient:
             return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
         with guard.preserved(model, images.device) as network:
             leaf = guard.model_input(images, network)
-            # The clone lets a model begin with an operation in place.
-            logits = guard.logits_of(network(leaf.clone()))
+            logits = guard.logits_of(guard.run(network, leaf), guard.classes_of(labels))
             guard.labels_fit_logits(labels, logits)
             # A sum, so that each sample's gradient is its own.
             loss = F.cross_entropy(logits, labels.clone(), reduction="sum")

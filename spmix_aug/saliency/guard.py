@@ -13,18 +13,28 @@ from spmix_aug._precision import full_precision
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Take a model out of its data-parallel and compiled wrappers.
+    """Take a model out of the wrappers of data-parallel training, Fabric and torch.compile.
 
     Under DDP with a static graph, an extra pass through the wrapper breaks the synchronisation of
     gradients silently; hooks that are added to a compiled model never fire.
+
+    Raises:
+        ValueError: if its parameters are sharded, so that it runs only as a whole.
     """
     while True:
         if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
+            continue
+        # Of torch.compile and of Lightning Fabric.
+        names = ("_orig_mod", "_original_module", "_forward_module")
+        inside = [model._modules[name] for name in names if name in model._modules]
+        if not inside:
+            break
+        model = cast(nn.Module, inside[0])
+    sharded = any(type(p).__name__ in ("DTensor", "FlatParameter") for p in model.parameters())
+    hint = "use model-free saliency, or maps computed elsewhere"
+    expect(not sharded, "model", "to have whole parameters", "sharded ones (FSDP)", hint)
+    return model
 
 
 @contextmanager
@@ -50,6 +60,7 @@ def preserved(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
         torch.inference_mode(False),
         torch.enable_grad(),
         full_precision(device),
+        torch.compiler.set_stance("force_eager"),  # hooks do not reach compiled parts
     ):
         # One copy for each buffer, also for one that several modules share.
         copies = {id(buffer): buffer.clone() for buffer in model.buffers()}
@@ -93,6 +104,11 @@ def labels_and_model(
     expect_type(not labels.is_complex(), "labels", "to be real", labels.dtype)
     _checks.require_on("labels", labels, images.device, "images'")
     return labels.float() if labels.ndim == 2 else labels.long(), cast(nn.Module, model)
+
+
+def classes_of(labels: Tensor) -> int | None:
+    """Number of classes that rows of labels `(B,K)` tell of."""
+    return labels.shape[1] if labels.ndim == 2 else None
 
 
 def labels_fit_logits(labels: Tensor, logits: Tensor) -> None:
@@ -139,24 +155,54 @@ def gradient_of(score: Tensor, features: Tensor) -> Tensor:
     return gradient
 
 
-def logits_of(output: Any) -> Tensor:
-    """Find the logits `(B,K)` in what a model returned, as float32.
-
-    They are the output itself, its `logits` entry or attribute, or its first tensor.
+def run(model: nn.Module, images: Tensor) -> Any:
+    """Run somebody's model, and report a failure as the model's.
 
     Raises:
-        TypeError: if there is no tensor of two dimensions.
+        ValueError: if the model does not run on images alone.
     """
-    found = output
-    if isinstance(found, Mapping):
-        found = found["logits"] if "logits" in found else next(iter(found.values()), None)
-    elif not isinstance(found, Tensor) and hasattr(found, "logits"):
-        found = found.logits
-    elif isinstance(found, (tuple, list)):
-        found = next((item for item in found if isinstance(item, Tensor)), None)
-    ok = is_dense(found) and found.ndim == 2 and not found.is_complex()
-    got = type(output).__name__
-    got = f"{got}: {described(found)}" if isinstance(found, Tensor) else got
-    wanted = "to return logits of shape (B,K), alone, as `logits` or as the first tensor"
-    expect(ok, "model", wanted, got, "wrap the model accordingly", TypeError)
-    return cast(Tensor, found).float()
+    try:
+        # The clone lets a model begin with an operation in place.
+        return model(images.clone())
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        name, first = type(error).__name__, str(error).partition("\n")[0]
+        raise ValueError(
+            f"Expected `model` to run on images {tuple(images.shape)} alone, but got {name}: "
+            f"{first}; wrap it in a module whose forward(images) gives it what else it needs, or "
+            "use model-free saliency."
+        ) from error
+
+
+def logits_of(output: Any, num_classes: int | None = None) -> Tensor:
+    """Find the logits `(B,K)` in what a model returned, as float32.
+
+    They are the output itself, its `logits` entry or attribute, or its only item of that form.
+
+    Args:
+        output: what the model returned.
+        num_classes: K, where it is known.
+
+    Raises:
+        TypeError: if there is no such tensor.
+        ValueError: if there are several, or none of K classes.
+    """
+    if isinstance(output, Mapping):
+        items = [output["logits"]] if "logits" in output else [*output.values()]
+    elif not isinstance(output, Tensor) and hasattr(output, "logits"):
+        items = [output.logits]
+    else:
+        items = [*output] if isinstance(output, (tuple, list)) else [output]
+    found = [item for item in items if is_dense(item) and item.ndim == 2 and not item.is_complex()]
+    got = ", ".join(described(item) for item in items if isinstance(item, Tensor)) or "no tensor"
+    wanted = "to return logits of shape (B,K), alone, as `logits` or as its only item of that form"
+    hint = "wrap it in a module that returns the logits"
+    expect(found, "model", wanted, f"{type(output).__name__}: {got}", hint, TypeError)
+    fitting = [item for item in found if num_classes in (None, item.shape[1])]
+    single = num_classes == 2 and any(item.shape[1] == 1 for item in found)
+    two = "return torch.cat([-z, z], dim=1) / 2 for one logit z of two classes"
+    wanted = "to return logits (B,K) of K = {k} classes"
+    expect(fitting, "model", wanted, got, two if single else hint, k=num_classes)
+    expect(len(fitting) == 1, "model", "to return logits (B,K) once", f"several: {got}", hint)
+    return fitting[0].float()

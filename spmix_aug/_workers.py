@@ -1,0 +1,86 @@
+"""Settings of mixers in the workers of a `DataLoader` follow those of the main process.
+
+Workers that do not persist have them as they are when an epoch begins. For those that persist,
+numbers travel through shared memory, and what cannot travel is refused.
+"""
+
+import os
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+from torch.utils.data._utils.fetch import _BaseDatasetFetcher
+
+from spmix_aug._checks import expect
+from spmix_aug._random import stream_seed
+
+# What workers that persist take over at their next epoch.
+NUMBERS = ("training", "p", "alpha", "floor", "jitter")
+# In shared memory: the numbers now, those of the workers' epoch, which epoch of which loader that
+# is, and whether a worker that persists has mixed.
+EPOCH, PERSISTS, LENGTH = 2 * len(NUMBERS), 2 * len(NUMBERS) + 1, 2 * len(NUMBERS) + 2
+
+
+def new_shared() -> Tensor:
+    """Make the memory that a mixer shares with its copies in workers, forked or spawned."""
+    shared = torch.zeros(LENGTH, dtype=torch.float64, device="cpu")
+    shared.share_memory_()  # type: ignore[no-untyped-call]
+    return shared
+
+
+def publish(mixer: Any) -> None:
+    """Let workers that persist know the numbers of a mixer at home."""
+    if mixer._home.process == os.getpid():
+        values = [float(getattr(mixer, name)) for name in NUMBERS]
+        mixer._shared[: len(NUMBERS)] = torch.tensor(values, dtype=torch.float64, device="cpu")
+
+
+def require_travels(mixer: Any, name: str) -> None:
+    """Refuse to set at home what workers that persist would not learn of."""
+    stays = mixer._home.process == os.getpid() and bool(mixer._shared[PERSISTS])
+    wanted, got = "to stay as it is once workers that persist have mixed", "another value"
+    hint = "set it on copy.deepcopy(mixer) and give that to a new loader, or let no workers persist"
+    expect(not stays, name, wanted, got, hint)
+
+
+def follow(mixer: Any) -> None:
+    """In a worker that persists, take over the numbers that home had when this epoch began."""
+    if not mixer._home.is_away():
+        return
+    fetcher, persists = _fetcher_of_this_epoch()
+    if fetcher is None or fetcher is mixer._fetcher:
+        return
+    again, mixer._fetcher = mixer._fetcher is not None, fetcher
+    mixer._epochs += 1
+    shared = mixer._shared
+    shared[PERSISTS] = max(float(persists), float(shared[PERSISTS]))
+    worker = get_worker_info()
+    if not again or worker is None:  # as it was forked or pickled
+        return
+    # The first worker in an epoch says for all of them what holds there. It does so before it
+    # hands a batch over, so before anything that home does about that batch. The numbers are read
+    # first: who comes too late to say reads what was said.
+    now = shared[: len(NUMBERS)].clone()
+    epoch = stream_seed(worker.seed - worker.id, mixer._epochs)
+    if shared[EPOCH] != epoch:
+        shared[len(NUMBERS) : EPOCH] = now
+        shared[EPOCH] = epoch
+    training, *numbers = shared[len(NUMBERS) : EPOCH].tolist()
+    mixer.__dict__.update(zip(NUMBERS, (bool(training), *numbers), strict=True))
+
+
+def _fetcher_of_this_epoch() -> tuple[Any, bool]:
+    """Find the loader's fetcher that called, which is a new one each epoch, and whether it stays.
+
+    There is no other sign of a new epoch in a worker that persists.
+    """
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "fetch":
+            fetcher = frame.f_locals.get("self")
+            if isinstance(fetcher, _BaseDatasetFetcher):
+                return fetcher, bool(frame.f_back.f_locals.get("persistent_workers", True))
+        frame = frame.f_back
+    return None, False
