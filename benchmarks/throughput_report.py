@@ -269,7 +269,7 @@ def table(result: Mapping[str, Any]) -> str:
     if models:
         groups = {"models": result["parts"]["models"]}
         lines += section(f"Models, {models['size']}", entries_table(groups, models, peaks))
-    for name, make in REST.items():
+    for name, make in OPTIONAL_TABLES.items():
         if name in result:
             lines += make(result[name])
     return "\n".join(lines) + "\n"
@@ -368,7 +368,7 @@ def sampler_text(found: Mapping[str, Any]) -> list[str]:
     return section("Pair sampler", [text])
 
 
-REST = {
+OPTIONAL_TABLES = {
     "stages": stages_table,
     "growth": growth_table,
     "compiled": compiled_table,

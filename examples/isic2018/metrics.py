@@ -1,11 +1,10 @@
-"""What is measured on held-out images, by torchmetrics, and how it is written."""
+"""What is measured on held-out images, by torchmetrics and scipy, and how it is written."""
 
-import math
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
 from typing import Any
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
@@ -65,17 +64,11 @@ def split_by_shots(class_counts: Tensor) -> dict[str, list[int]]:
 
 
 def wilson_interval(hits: int, total: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a share, `hits` of `total`; all of [0, 1] of none.
-
-    Wilson (1927), "Probable inference, the law of succession, and statistical inference", Journal
-    of the American Statistical Association 22(158), 209-212.
-    """
+    """Return the 95 % score interval of a share, `hits` of `total`; all of [0, 1] of none."""
     if total == 0:
         return 0.0, 1.0
-    share, z2 = hits / total, NormalDist().inv_cdf(0.975) ** 2 / total
-    half = math.sqrt(z2 * share * (1 - share) + z2**2 / 4)
-    low, high = ((share + z2 / 2 + sign * half) / (1 + z2) for sign in (-1, 1))
-    return max(0.0, low), min(1.0, high)
+    found = binomtest(hits, total).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def recall_intervals(confusion: Sequence[Sequence[int]]) -> dict[str, tuple[float, float]]:
