@@ -52,8 +52,19 @@ def kept(tmp_path, monkeypatch):
     return tmp_path / "kept"
 
 
-@pytest.mark.parametrize("name", plan.METHODS)
-def test_every_method_trains(images, name):
+def kind_of(method):
+    """What decides which code a method runs; its other numbers do not."""
+    names = [value for value in vars(method).values() if isinstance(value, (str, bool))]
+    some = method.tail_fraction == 0, method.mixed_epochs < 1, method.backgrounds > 1
+    return (*names, *some, method.center_prior is None)
+
+
+# Methods that differ by a number alone run the same code.
+KINDS = {kind_of(method): name for name, method in plan.METHODS.items()}
+
+
+@pytest.mark.parametrize("name", KINDS.values())
+def test_every_kind_of_method_trains(images, name):
     run = small_run(plan.METHODS[name])
     record = Trainer(run, images).result()
     assert (record.key, record.settings) == ("choose/tried/0/0", run.settings)
@@ -64,6 +75,11 @@ def test_every_method_trains(images, name):
     torch.testing.assert_close(
         probabilities.sum(1), torch.ones(len(probabilities)), atol=5e-3, rtol=0
     )
+
+
+def test_every_method_can_be_set_up(images):
+    for method in plan.METHODS.values():
+        assert Trainer(small_run(method), images).method is method
 
 
 def test_a_run_is_measured_where_every_class_is_held_out(images):

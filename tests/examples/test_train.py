@@ -158,8 +158,6 @@ def test_other_settings_do_not_go_on_with_a_run(settings):
         {"saliency": "border_contrast", "saliency_of": "image"},
         {"sampler": "instance", "pairing": "second_batch"},
         {"model": "tiny_hybrid_vit", "mix": "spmix_tokens", "precision": "bfloat16"},
-        {"accumulate": 4},
-        TINY,
         {**TINY, "mix": "spmix"},
         pytest.param({**TINY, "mix": "none", "precision": "bfloat16"}, marks=pytest.mark.slow),
         {**TINY, "sampler": "instance", "pairing": "second_batch", "saliency_of": "image"},
