@@ -96,6 +96,7 @@ class _Look(NamedTuple):
     softness: float  # width of the edge, in radii
 
 
+# Blotches, a network, vessels, pale scales, dark plugs, a pale centre, large lacunae.
 _LOOKS = {
     "MEL": _Look(_blotches, (-0.7, -0.6, -0.4), 0.14, 0.15),
     "NV": _Look(_network, (-0.8, -0.9, -0.8), 0.05, 0.25),
@@ -137,6 +138,10 @@ def draw_lesion(
     """
     if diagnosis not in _LOOKS:
         raise ValueError(f"diagnosis must be one of {', '.join(TOTALS)}, got {diagnosis!r}")
+    if background is not None and background not in range(len(BACKGROUNDS)):
+        raise ValueError(
+            f"background must be below {len(BACKGROUNDS)}, got {background}; choose one, or None"
+        )
     _check_at_least(0, lesion=lesion, view=view, seed=seed)
     _check_at_least(32, height=size[0], width=size[1])
     look, (height, width), short = _LOOKS[diagnosis], size, min(size)

@@ -132,6 +132,12 @@ def test_an_own_background_leaves_the_rest_as_it_was() -> None:
         assert sum(np.array_equal(drawn, image) for image in given) == 1
 
 
+@pytest.mark.parametrize("background", [-1, 4])
+def test_backgrounds_that_there_are_not_are_refused(background: int) -> None:
+    with pytest.raises(ValueError, match=f"background must be below 4, got {background}; choose"):
+        draw_lesion("NV", lesion=0, background=background, size=SIZE)
+
+
 def test_texture_tells_classes_that_mean_colours_do_not() -> None:
     """Lesions of one number share pigment and skin, so that classes differ by texture alone."""
     means, textures = {}, {}
