@@ -81,7 +81,7 @@ def draw_bounds() -> Figure:
         "soft threshold": {"normalize": "soft_threshold"},
         "floor 0, alpha 1": {"floor": 0.0, "alpha": 1.0},
         "floor 0.65": {"floor": 0.65},
-        "uniform 0.8": {"floor": 1.0},
+        "uniform 0.8": {"floor": 0.8, "alpha": 0.8},
     }
     figure = panels(2, len(settings), list(settings), ["ratio of own", "mix"])
     for column, arguments in enumerate(settings.values()):

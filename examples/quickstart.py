@@ -41,7 +41,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     sampler = TailHeadPairSampler(labels, batch_size=32)
     loader = DataLoader(dataset, batch_sampler=sampler)
-    mixer = SaliencyPatchMix(class_counts=sampler.class_counts, patch_size=4)
+    mixer = SaliencyPatchMix(class_counts=sampler.class_counts)
     for epoch in range(8):
         sampler.set_epoch(epoch)
         for images, batch_labels in loader:

@@ -30,7 +30,7 @@ def findings(
     if not all_pixels:
         steps = [max(1, side // POINTS) for side in images.shape[2:]]
         images = images[:IMAGES, :, :: steps[0], :: steps[1]]
-    if maps is not None:
+    if maps is not None and mixer.floor < mixer.alpha:
         found.append(useless_maps(images, maps, mixer.saliency))
         if not getattr(mixer.saliency, "needs_model", False):
             found.append(value_range(images, mixer.mean, mixer.std)[0])

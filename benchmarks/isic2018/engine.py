@@ -319,7 +319,7 @@ class Trainer:
             ),
             patch_size=method.patch_size,
             alpha=method.alpha,
-            floor=method.floor,
+            floor=method.alpha if method.saliency == "uniform" else method.floor,
             normalize=method.normalize,
             p=method.p,
             pairing=self._pairing(),

@@ -60,7 +60,6 @@ print(images.shape, images.dtype, torch.bincount(classes, minlength=len(names)).
 mixer = SaliencyPatchMix(
     class_counts=sampler.class_counts,
     saliency="border_contrast",
-    patch_size=8,
     generator=torch.Generator().manual_seed(0),
 )
 plan = mixer.plan(images, classes)
@@ -93,7 +92,7 @@ masks = torch.stack(
     ]
 )
 for saliency in ("spectral_residual", "fine_grained", "border_contrast"):
-    other = SaliencyPatchMix(class_counts=counts, saliency=saliency, patch_size=8)
+    other = SaliencyPatchMix(class_counts=counts, saliency=saliency)
     ratios = other.plan(images, classes, partner=plan.partner).ratios
     pixels = ratios.repeat_interleave(8, 1).repeat_interleave(8, 2)[mixed]
     on, off = pixels[masks[mixed]].mean(), pixels[~masks[mixed]].mean()

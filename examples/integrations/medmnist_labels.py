@@ -37,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         write_random(root)
         loader = make_loader(root)
-        mixer = SaliencyPatchMix(class_counts=loader.batch_sampler.class_counts, patch_size=2)
+        mixer = SaliencyPatchMix(class_counts=loader.batch_sampler.class_counts)
         for images, labels in loader:  # labels (B,1)
             mixed, targets = mixer(images, labels)
     print(tuple(labels.shape), "->", tuple(targets.shape), tuple(mixed.shape))

@@ -45,7 +45,7 @@ class Collate:
 def main() -> None:
     """Train a little with each of the two."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
-    mixer = SaliencyPatchMix(class_counts=class_counts(LABELS), patch_size=4)
+    mixer = SaliencyPatchMix(class_counts=class_counts(LABELS))
     either = v2.RandomChoice([mixer, v2.MixUp(num_classes=3)])
     for transform in (mixer, either):
         loader = DataLoader(Images(), batch_size=16, shuffle=True, collate_fn=Collate(transform))

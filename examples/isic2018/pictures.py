@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", required=True, type=Path, help="folder in the challenge's layout")
     parser.add_argument("--out", required=True, type=Path, help="PNG file to write")
     parser.add_argument(
-        "--saliency", default="spectral_residual", choices=model_free, help="provider"
+        "--saliency", default="border_contrast", choices=model_free, help="provider"
     )
     parser.add_argument("--image-size", default=112, type=int, help="side in pixels")
     parser.add_argument("--patch-size", default=8, type=int, help="side of a patch in pixels")

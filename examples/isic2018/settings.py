@@ -52,12 +52,13 @@ class Settings:
     gamma: float = 1.0  # strength of the balancing (pair sampler)
     # mix pixels, mix tokens behind the patch embedding, or nothing
     mix: Literal["spmix", "spmix_tokens", "none"] = "spmix"
-    saliency: Literal[tuple(PROVIDERS)] = "spectral_residual"  # saliency provider
+    saliency: Literal[tuple(PROVIDERS)] = "border_contrast"  # saliency provider
     # maps of what the model sees, at each step, or of whole images, once, cropped along
     saliency_of: Literal["view", "image"] = "view"
     # folder that keeps the maps of whole images; else one in the folder of the run
     saliency_cache: str | None = None
-    patch_size: int = 4  # side of a patch, in pixels; the papers have 14 patches a side
+    # side of a patch, in pixels; else a fourteenth of the image's, as the papers have
+    patch_size: int | None = None
     alpha: float = 0.8  # upper bound of the own image's ratio
     floor: float = 0.5  # lower bound of the own image's ratio
     normalize: Literal[tuple(NORMALIZATIONS)] = "min_max"  # how patch scores are brought to [0, 1]
