@@ -28,7 +28,9 @@ def stream_seed(*parts: int) -> int:
 
     32 bits, as torch's generator of the CPU uses no more of a seed.
     """
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+    # How many parts, and how long each is, since numpy cuts large numbers up and pads with zeros.
+    words = [len(parts), *(word for part in parts for word in (part.bit_length(), part))]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 class Home(NamedTuple):

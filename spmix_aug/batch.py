@@ -99,5 +99,6 @@ def _find_key(batch: Mapping[str, Any], key: Any, usual: Collection[str], argume
     wanted = f"one of {', '.join(usual)}" if key is None else repr(key)
     got = f"a batch with the keys {', '.join(map(str, batch))}"
     ok = len(found) == 1 and found[0] in batch
-    expect(ok, argument, f"to name one key of the batch, {wanted}", got, "name the right one")
+    text = "to name one key of the batch, {usual}"
+    expect(ok, argument, text, got, "name the right one", usual=wanted)
     return found[0]

@@ -30,6 +30,7 @@ class SaliencyPatchMixCollate:
         ValueError: if the mixer's saliency needs a model.
 
     Example:
+        >>> import torch
         >>> collate = SaliencyPatchMixCollate(SaliencyPatchMix(num_classes=7))
         >>> samples = [(torch.rand(3, 64, 64), label) for label in range(7)]
         >>> images, targets = collate(samples)

@@ -50,7 +50,7 @@ class MixPlan:
     std: Tensor | None = None
 
     @classmethod
-    def nothing(cls, targets: Tensor, patch_size: int, image_size: tuple[int, int]) -> "MixPlan":
+    def _nothing(cls, targets: Tensor, patch_size: int, image_size: tuple[int, int]) -> "MixPlan":
         """Make the plan that leaves every sample unmixed, with its own target `(B,K)`."""
         itself = torch.arange(len(targets), device=targets.device)
         ratios = targets.new_ones(len(targets), *patch_grid(image_size, patch_size))

@@ -301,7 +301,7 @@ def _dataset_labels(value: Any) -> Tensor:
             array = value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
     wanted = "to be a sequence, array or tensor of integers"
     names = "number the classes with numpy.unique(labels, return_inverse=True)[1]"
-    strings = array.size > 0 and isinstance(array.flat[0], str)
+    strings = array.ndim == 1 and array.size > 0 and isinstance(array[0], str)
     expect(not strings, "labels", wanted, f"strings, {shown(value)}", names, TypeError)
     hint = "give one class index a sample, in the order of the data set"
     expect_type(array.dtype != object, "labels", wanted, value, hint)

@@ -324,11 +324,11 @@ class SaliencyPatchMix(nn.Module):
         if partner is not None:
             partner = _checks.as_partner(partner, len(images), images.device)
         if not self.training or len(images) == 0 or (self.p == 0 and partner is None):
-            return MixPlan.nothing(targets, patch_size, size)
+            return MixPlan._nothing(targets, patch_size, size)
 
         # 1. Where is the object?
         maps = None if saliency is not None else self._maps(images, labels, targets, model)
-        if self._looks > 0 and _checks.reads_values(images):
+        if _checks.reads_values(images) and self._looks > 0:  # in this order, for torch.compile
             self._look(findings(self, images, patch_size, maps))
         given = cast(Tensor, saliency if maps is None else maps)
         saliency = finite(given if given.dtype == torch.float64 else given.float())

@@ -210,10 +210,11 @@ def describe(
     Example:
         >>> sampler = TailHeadPairSampler([0] * 300 + [1] * 10, batch_size=20)
         >>> print(describe(sampler, p=1.0))  # doctest: +NORMALIZE_WHITESPACE
-        310 samples of 2 classes. An epoch has 31 batches of 20 samples, 10 of them class-balanced.
+        310 samples of 2 classes. An epoch has 31 batches of 20 samples, 10 of them class-balanced,
+        2.0 times the batches of a plain pass.
         ...
     """
-    return str(SamplerAudit(sampler, class_names, many, few, p, epoch))
+    return str(_SamplerAudit(sampler, class_names, many, few, p, epoch))
 
 
 def plot_sampler(
@@ -234,10 +235,10 @@ def plot_sampler(
     Returns:
         A figure of three panels.
     """
-    return SamplerAudit(sampler, class_names, many, few, p, epoch).plot()
+    return _SamplerAudit(sampler, class_names, many, few, p, epoch).plot()
 
 
-class SamplerAudit:
+class _SamplerAudit:
     """What an epoch of a sampler does with each sample of the data set; see `describe`."""
 
     def __init__(

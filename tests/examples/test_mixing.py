@@ -10,6 +10,9 @@ from examples.isic2018.mixing import ViewMixer, join, patch_embedding, second_ba
 from examples.isic2018.model import build_model
 from spmix_aug import SaliencyPatchMix
 
+# Six patches are enough to tell them apart.
+pytestmark = pytest.mark.filterwarnings("ignore:Expected `patch_size` to give 16 patches")
+
 LABELS = torch.tensor([0, 1, 2, 0, 1, 0])
 
 
