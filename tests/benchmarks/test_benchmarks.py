@@ -85,9 +85,11 @@ def test_lesion_focus_runs_on_synthetic_lesions(tmp_path):
     rows = {(r["view"], r["patches_a_side"], r["saliency"]): r for r in result["rows"]}
     assert rows["whole", 14, "true masks"]["auc"] > 0.97
     assert rows["whole", 14, "border contrast"]["auc"] > 0.8
-    for row in rows.values():
+    for (_, _, saliency), row in rows.items():
         for mix in row["mixes"].values():
-            assert mix["matched"]["mean_ratio"] == pytest.approx(0.65, abs=0.01)
+            # After one epoch Grad-CAM is flat in many images: no floor lowers their ratio.
+            most = 0.8 if saliency.startswith("Grad-CAM") else 0.66
+            assert 0.64 <= mix["matched"]["mean_ratio"] <= most
             assert 0.2 <= mix["matched"]["preservation"] <= 0.8
     assert out.with_suffix(".png").stat().st_size > 10_000
     assert "| true masks | " in out.with_suffix(".md").read_text()
