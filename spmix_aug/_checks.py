@@ -154,9 +154,10 @@ def as_choice(name: str, value: Any, allowed: Collection[str], otherwise: str = 
     """Accept one of the `allowed` words; `otherwise` says what else the caller accepts."""
     wanted = f"to be one of {', '.join(map(repr, allowed))}{otherwise}"
     expect_type(isinstance(value, str), name, wanted, value)
-    near = difflib.get_close_matches(value, allowed, 1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else ""
-    expect(value in allowed, name, wanted, shown(value), hint)
+    if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, 1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else ""
+        expect(False, name, wanted, shown(value), hint)
     return str(value)
 
 

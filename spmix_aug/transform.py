@@ -319,6 +319,7 @@ class SaliencyPatchMix(nn.Module):
         size = (operator.index(images.shape[2]), operator.index(images.shape[3]))
         # A larger patch is the whole image, too, but would be written out pixel by pixel.
         patch_size = min(self.patch_size or max(2, round(min(size) / 14)), max(size))
+        patch_size = operator.index(patch_size)
         if saliency is not None:
             saliency = _checks.as_maps(saliency, images)
         if partner is not None:
@@ -445,7 +446,7 @@ class SaliencyPatchMix(nn.Module):
         cells = batch * grid[0] * grid[1] if self.jitter > 0 else 0
         uniform = draw_uniform(self, gates + cells).to(device, non_blocking=True)
         if partner is None:
-            gate, pick = uniform[:gates].view(2, batch)
+            gate, pick = uniform[:batch], uniform[batch:gates]
             if isinstance(self.pairing, str):
                 proposed = PAIRINGS[self.pairing](counts[classes], pick)
             partner = torch.where(gate < self.p, proposed, itself)

@@ -56,14 +56,22 @@ def patch_scores(saliency: Tensor, patch_size: int, image_size: tuple[int, int])
 
 def _weights(kind: str, sizes: tuple[int, ...], like: Tensor) -> Tensor:
     """Bring cached weights to the device and dtype of a tensor, without waiting for the device."""
-    weights: Tensor = _constant(kind, *map(operator.index, sizes))
+    if torch.compiler.is_compiling():
+        # Numbers that are written into the graph: of a tensor there the size would be a symbol.
+        values = _numbers(kind, *map(operator.index, sizes))
+        weights = torch.tensor(values, dtype=torch.float64, device="cpu")
+        weights = weights.T if kind == "patch" else weights  # as it lies in memory uncompiled
+    else:
+        weights = torch.from_numpy(_WEIGHTS[kind](*sizes))
     return weights.to(like.device, like.dtype, non_blocking=True)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _constant(weights: str, *sizes: int) -> Tensor:
-    """Return cached weights as a tensor, which compiled code holds instead of making it."""
-    return torch.from_numpy(_WEIGHTS[weights](*sizes))
+def _numbers(kind: str, *sizes: int) -> list[list[float]]:
+    """Write cached weights out, for compiled code."""
+    weights = _WEIGHTS[kind](*sizes)
+    numbers: list[list[float]] = (weights.T if kind == "patch" else weights).tolist()
+    return numbers
 
 
 @functools.lru_cache(maxsize=64)
