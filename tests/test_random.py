@@ -69,3 +69,13 @@ def test_the_operator_of_compiled_code_draws_the_same_and_says_that_it_changes_s
     torch.library.opcheck(
         operator, (turn, owner._stream, 6), test_utils=("test_schema", "test_faketensor")
     )
+
+
+def test_a_saved_generator_state_resumes_the_stream():
+    mixer, images, labels = owner_of(3), torch.rand(8, 3, 32, 32), torch.arange(8) % 2
+    state = mixer.generator.get_state()
+    first = [mixer.plan(images, labels).partner for _ in range(4)]
+    mixer.generator.set_state(state)
+    again = [mixer.plan(images, labels).partner for _ in range(4)]
+    assert all(map(torch.equal, first, again))
+    assert any(not torch.equal(first[0], other) for other in first[1:])
