@@ -7,6 +7,7 @@ returns new ones, and draws nothing by itself. Arguments are not checked.
 from spmix_aug.functional.blend import blend, blend_images
 from spmix_aug.functional.pairing import class_counts_in, draw_at_least_as_frequent, draw_other
 from spmix_aug.functional.patches import (
+    NORMALIZATIONS,
     add_noise,
     expand_to_pixels,
     mean_ratio,
@@ -22,6 +23,7 @@ from spmix_aug.functional.patches import (
 from spmix_aug.functional.targets import class_distribution, mix_targets
 
 __all__ = [
+    "NORMALIZATIONS",
     "add_noise",
     "blend",
     "blend_images",
