@@ -48,7 +48,9 @@ class Home(NamedTuple):
 
     def is_away(self) -> bool:
         """Whether this process is a worker that what was made at home came to."""
-        return self.process != os.getpid() and bool(_place())
+        # A spawned process has no place yet while it reads what it is given.
+        arriving = getattr(multiprocessing.current_process(), "_inheriting", False)
+        return self.process != os.getpid() and (arriving or bool(_place()))
 
 
 def _place() -> tuple[int, ...]:

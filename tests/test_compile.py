@@ -64,8 +64,8 @@ def test_a_mixer_is_one_graph_and_gives_what_it_gives_eagerly(saliency, settings
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
-def test_applying_a_plan_is_one_graph(dtype):
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, (120, 130)), (torch.uint8, (50, 67))])
+def test_applying_a_plan_is_one_graph(dtype, size):
     def apply(plan, images, tokens, inplace):
         return plan.images(images, inplace=inplace), plan.tokens(tokens, prefix_tokens=1)
 
@@ -74,8 +74,9 @@ def test_applying_a_plan_is_one_graph(dtype):
     for inplace in (False, True):
         counter.frame_count = 0
         for batch in range(2, 12):  # equal to no other side, which torch would take for the same
-            images, labels = data(batch, (50, 67), dtype)
-            plan, tokens = mixer.plan(images, labels), torch.rand(batch, 1 + 13 * 17, 19)
+            images, labels = data(batch, size, dtype)
+            plan = mixer.plan(images, labels)
+            tokens = torch.rand(batch, 1 + plan.ratios[0].numel(), 19)
             expected = apply(plan, images.clone(), tokens, inplace)
             found = run(plan, images, tokens, inplace)
             torch.testing.assert_close(found, expected)

@@ -79,3 +79,16 @@ def test_a_saved_generator_state_resumes_the_stream():
     again = [mixer.plan(images, labels).partner for _ in range(4)]
     assert all(map(torch.equal, first, again))
     assert any(not torch.equal(first[0], other) for other in first[1:])
+
+
+def test_the_default_backend_keeps_draws_apart_and_in_their_order():
+    torch.compiler.reset()
+    first, second = owner_of(), owner_of()
+
+    def draw():
+        return [draw_uniform(owner, 4) for owner in (first, second, first)]
+
+    torch.manual_seed(5)
+    expected = draw()
+    torch.manual_seed(5)
+    assert all(map(torch.equal, torch.compile(draw, fullgraph=True)(), expected))

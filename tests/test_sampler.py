@@ -146,13 +146,6 @@ def test_a_dataloader_takes_it():
     assert (sampler.batch_size, sampler.drop_last) == (16, False)
 
 
-def test_the_inner_sampler_forwards_the_epoch():
-    one, other = (TailHeadPairSampler(LABELS, 10) for _ in range(2))
-    one.set_epoch(3)
-    other.sampler.set_epoch(3)
-    assert list(one) == list(other)
-
-
 @pytest.mark.parametrize(
     ("state", "error", "message"),
     [

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from spmix_aug import SaliencyPatchMix, SaliencyPatchMixCollate
 
-IMAGES, LABELS = torch.rand(32, 1, 16, 16), torch.zeros(32, dtype=torch.long)
+# The same in spawned processes, which make them again.
+IMAGES = torch.rand(32, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+LABELS = torch.zeros(32, dtype=torch.long)
 SAMPLES = TensorDataset(IMAGES, LABELS)
 
 

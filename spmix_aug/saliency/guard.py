@@ -1,7 +1,7 @@
 """Running somebody's model in training for its saliency, and leaving it as it was found."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -60,7 +60,7 @@ def preserved(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
         torch.inference_mode(False),
         torch.enable_grad(),
         full_precision(device),
-        torch.compiler.set_stance("force_eager"),  # hooks do not reach compiled parts
+        _eager(),
     ):
         # One copy for each buffer, also for one that several modules share.
         copies = {id(buffer): buffer.clone() for buffer in model.buffers()}
@@ -77,6 +77,12 @@ def preserved(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
                 module.training = was_training
             for current, found in buffers:
                 current.update(found)
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Let compiled parts of a model run eagerly, which hooks reach; torch 2.6 and newer can."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return set_stance("force_eager") if set_stance else nullcontext()
 
 
 def _require_ready(model: nn.Module) -> None:
@@ -164,7 +170,7 @@ def run(model: nn.Module, images: Tensor) -> Any:
     try:
         # The clone lets a model begin with an operation in place.
         return model(images.clone())
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:
         name, first = type(error).__name__, str(error).partition("\n")[0]
