@@ -181,7 +181,7 @@ def assert_killed_runs_end_alike(settings, kills, seed):
 
 
 def test_runs_killed_at_random_moments_end_alike(settings):
-    assert_killed_runs_end_alike(settings, 4, seed=0)
+    assert_killed_runs_end_alike(settings, 3, seed=0)
 
 
 @pytest.mark.slow
@@ -195,12 +195,11 @@ def test_a_run_killed_within_a_write_ends_alike(settings, tmp_path, write):
     process = start(tried, None, write)
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    whole = replace(settings, out=str(tmp_path / "whole"))
-    for each in (tried, whole):
+    for each in (tried, settings):  # the latter is trained once, and then left as it is
         process = start(each)
         process.join()
         assert process.exitcode == 0
-    expected, found = parameters(whole), parameters(tried)
+    expected, found = parameters(settings), parameters(tried)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert not list(tmp_path.glob("cut/.*"))
 
