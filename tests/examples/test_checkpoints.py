@@ -180,16 +180,12 @@ def assert_killed_runs_end_alike(settings, kills, seed):
         assert not list(Path(tried.out).glob(".*"))
 
 
-def test_runs_killed_at_random_moments_end_alike(settings):
-    assert_killed_runs_end_alike(settings, 3, seed=0)
-
-
 @pytest.mark.slow
 def test_many_runs_killed_at_random_moments_end_alike(settings):
     assert_killed_runs_end_alike(settings, 100, seed=1)
 
 
-@pytest.mark.parametrize("write", [1, 2, 6])
+@pytest.mark.parametrize("write", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 6))])
 def test_a_run_killed_within_a_write_ends_alike(settings, tmp_path, write):
     tried = replace(settings, out=str(tmp_path / "cut"))
     process = start(tried, None, write)

@@ -89,7 +89,7 @@ def test_a_run_leaves_settings_metrics_predictions_and_checkpoint(settings, tmp_
     [
         {"mix": "spmix"},
         {"mix": "spmix", "workers": 2},
-        {**TINY, "accumulate": 2},
+        pytest.param({**TINY, "accumulate": 2}, marks=pytest.mark.slow),
         pytest.param(
             {"precision": "float16", "learning_rate": 1e-4}, marks=pytest.mark.slow
         ),  # which CPUs are slow at
