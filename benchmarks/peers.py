@@ -29,7 +29,6 @@ from spmix_aug.saliency import (
 )
 
 CLASS_COUNTS = (1113, 6705, 514, 327, 1099, 115, 142)  # ISIC 2018, task 3
-PATCH_SIZE = 16
 TOKEN_WIDTH = 768
 
 Call = Callable[[], object]
@@ -100,9 +99,7 @@ def load(module: str) -> Any:
 
 def new_mixer(**settings: Any) -> SaliencyPatchMix:
     """Make our mixer, of every sample unless told otherwise."""
-    return SaliencyPatchMix(
-        class_counts=CLASS_COUNTS, patch_size=PATCH_SIZE, **{"p": 1.0, **settings}
-    )
+    return SaliencyPatchMix(class_counts=CLASS_COUNTS, **{"p": 1.0, **settings})
 
 
 def new_plan(batch: Batch) -> MixPlan:
@@ -396,9 +393,9 @@ ENTRIES = (
     Entry("mixup CutMix", "mix", mixup_mixer("CutMix"), "mixup"),
     Entry("mixup SaliencyMix", "mix", mixup_mixer("SaliencyMix"), "mixup"),
     Entry(
-        f"mixup PuzzleMix, block_size={PATCH_SIZE}",
+        "mixup PuzzleMix, block_size=16",
         "mix",
-        mixup_mixer("PuzzleMix", block_size=PATCH_SIZE),
+        mixup_mixer("PuzzleMix", block_size=16),
         "mixup",
     ),
     Entry("mlxops-aug CutMixUp", "mix", mlxops_mixer("CutMixUp"), "mlxops_aug"),
@@ -462,15 +459,15 @@ def check(batch: Batch, samples: int = 3) -> dict[str, float]:
     plan, images = new_plan(batch), batch.images
     mixed, mixed_in_place = plan.images(images), plan.images(images.clone(), inplace=True)
     assert torch.equal(mixed, mixed_in_place)
-    worst, side = 0.0, images.shape[2]
+    worst, side, patch_size = 0.0, images.shape[2], plan.patch_size
     for own in range(min(samples, len(images))):
         partner = int(plan.partner[own])
-        for row in range(math.ceil(side / PATCH_SIZE)):
-            for column in range(math.ceil(side / PATCH_SIZE)):
+        for row in range(math.ceil(side / patch_size)):
+            for column in range(math.ceil(side / patch_size)):
                 patch = (
                     slice(None),
-                    slice(row * PATCH_SIZE, (row + 1) * PATCH_SIZE),
-                    slice(column * PATCH_SIZE, (column + 1) * PATCH_SIZE),
+                    slice(row * patch_size, (row + 1) * patch_size),
+                    slice(column * patch_size, (column + 1) * patch_size),
                 )
                 ratio = float(plan.ratios[own, row, column])
                 expected = ratio * images[own][patch] + (1 - ratio) * images[partner][patch]

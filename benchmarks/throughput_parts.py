@@ -234,7 +234,7 @@ def stages(size: int, side: int, rounds: int, device: str) -> dict[str, list[flo
     """Time what our mixer with spectral residual does, and the least that each part of it takes."""
     seed()
     batch = Batch(size, side, device)
-    images, mix = batch.images, new_mixer()
+    images, mix = batch.images, new_mixer(saliency="spectral_residual")
     plan, pixels = new_plan(batch), mix.saliency.size
     levels = grey_levels(images)
 
@@ -267,7 +267,7 @@ def formats(size: int, side: int, rounds: int, device: str) -> dict[str, Any]:
     for name, (dtype, memory_format) in FORMATS.items():
         batch = Batch(size, side, device, dtype, memory_format)
         held[name] = batch.images.nbytes
-        mix, plan = new_mixer(), new_plan(batch)
+        mix, plan = new_mixer(saliency="spectral_residual"), new_plan(batch)
         works[f"spectral residual: {name}"] = (
             batch.restore,
             functools.partial(mix, batch.images, batch.labels),

@@ -209,7 +209,7 @@ def test_two_backgrounds_are_averaged(images):
     plans = []
     draw = trainer.mixer.plan
     trainer.mixer.plan = lambda *args, **kwargs: plans.append(draw(*args, **kwargs)) or plans[-1]
-    views = torch.rand(64, 3, 64, 64)
+    views = torch.randn(64, 3, 64, 64)
     labels = torch.arange(64) % 7
     mixed, _ = trainer._mix_patches(views, views, labels, None)
     assert len(plans) == 2
@@ -222,7 +222,7 @@ def test_the_strength_of_mixing_is_random_between_none_and_all(images):
     full = Trainer(
         small_run(replace(plan.METHODS["random_strength"], random_strength=False)), images
     )
-    views, labels = torch.rand(64, 3, 64, 64), torch.zeros(64, dtype=torch.int64)
+    views, labels = torch.randn(64, 3, 64, 64), torch.zeros(64, dtype=torch.int64)
     mixed, _ = trainer._mix_patches(views, views, labels, None)
     whole, _ = full._mix_patches(views, views, labels, None)
     share = (mixed - views).flatten(1).norm(dim=1) / (whole - views).flatten(1).norm(dim=1)
