@@ -360,11 +360,19 @@ def collate_alone(batch: Batch) -> Call:
 
 
 ENTRIES = (
-    Entry("spmix spectral residual", "mix", mixer()),
-    Entry("spmix spectral residual, p=0.5", "mix", mixer(p=0.5)),
-    Entry("spmix spectral residual, in place", "mix", mixer(inplace=True)),
-    Entry("spmix spectral residual, in place, p=0.5", "mix", mixer(p=0.5, inplace=True)),
-    Entry("spmix border contrast", "mix", mixer(saliency="border_contrast")),
+    Entry("spmix spectral residual", "mix", mixer(saliency="spectral_residual")),
+    Entry("spmix spectral residual, p=0.5", "mix", mixer(saliency="spectral_residual", p=0.5)),
+    Entry(
+        "spmix spectral residual, in place",
+        "mix",
+        mixer(saliency="spectral_residual", inplace=True),
+    ),
+    Entry(
+        "spmix spectral residual, in place, p=0.5",
+        "mix",
+        mixer(saliency="spectral_residual", p=0.5, inplace=True),
+    ),
+    Entry("spmix border contrast", "mix", mixer()),
     Entry("spmix fine-grained", "mix", mixer(saliency="fine_grained")),
     Entry("spmix fine-grained, size=112", "mix", mixer(saliency=FineGrained(size=112))),
     Entry("spmix maps given", "mix", mixer_with_maps()),
@@ -427,7 +435,7 @@ ENTRIES = (
     Entry("SPMix authors' expressions", "tokens", authors_tokens, "torch"),
     Entry("spmix SaliencyPatchMixCollate", "collate", collate),
     Entry("torch default_collate", "collate", collate_alone, "torch"),
-    Entry("spmix spectral residual", "models", mixer()),
+    Entry("spmix spectral residual", "models", mixer(saliency="spectral_residual")),
     Entry("ResNet-50 training step", "models", resnet50_step, "timm"),
     Entry(
         "spmix maps: Grad-CAM",
