@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spmix_aug import SaliencyPatchMix
+from spmix_aug._guards import value_range
 from spmix_aug.saliency import BorderContrast
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -162,6 +163,99 @@ def test_ordinary_pipelines_hear_nothing(case):
     for labels in (labels_of(images), torch.zeros(len(images), dtype=torch.long)):
         for _ in range(2):
             mixer(images, labels, Classifier())
+
+
+def spread(low, high, levels=200, number=768):
+    """Values over a range, whose ends are among them, on none of the 255 levels but by chance."""
+    steps = torch.arange(number) % levels
+    return (low + (high - low) * steps / (levels - 1)).view(1, 3, 16, 16)
+
+
+def of_levels(low, high, off=0.0):
+    """Values on the levels from `low` to `high`, or off them by a part of a level."""
+    values = (low + torch.arange(768) % (high - low + 1) + off) / 255
+    return values.view(1, 3, 16, 16)
+
+
+def partly(value, share, others=0.5):
+    images = torch.full((1, 3, 20, 20), others)
+    images.view(-1)[: round(share * images.numel())] = value
+    return images
+
+
+BY_IMAGENET, BY_HALF = (MEAN, STD), (0.5, 0.25)
+RANGES = {  # images, mean and std, what is told, what is in doubt
+    "levels of few": (of_levels(60, 200), BY_IMAGENET, "normalise them", ""),
+    "levels of few, float64": (of_levels(60, 200).double(), BY_IMAGENET, "normalise them", ""),
+    "levels in half precision": (of_levels(60, 200).half(), BY_HALF, "", "cannot decide"),
+    "nearly levels": (of_levels(60, 200, 5e-4), BY_IMAGENET, "normalise them", ""),
+    "not quite levels": (of_levels(60, 200, 2e-3), BY_IMAGENET, "", "cannot decide"),
+    "between levels": (of_levels(60, 200, 0.5), BY_IMAGENET, "", "cannot decide"),
+    "eight levels": (of_levels(60, 67), BY_IMAGENET, "normalise them", ""),
+    "seven levels": (of_levels(60, 66), BY_IMAGENET, "", "cannot decide"),
+    "levels once they are raw": ((of_levels(180, 220) - 0.5) / 0.25, BY_HALF, "", ""),
+    "wide": (spread(0.015, 0.985), BY_IMAGENET, "normalise them", ""),
+    "not from black": (spread(0.025, 0.985), BY_IMAGENET, "", "cannot decide"),
+    "not to white": (spread(0.015, 0.975), BY_IMAGENET, "", "cannot decide"),
+    "a little below 0": (spread(-0.01, 0.9), BY_HALF, "", ""),
+    "a little above 1": (spread(0.1, 1.01), BY_HALF, "", ""),
+    "overshooting": (spread(-0.045, 1.045), None, "", ""),
+    "above by more": (partly(1.06, 1.0), None, "give `mean` and `std`", ""),
+    "below by more": (partly(-0.06, 1.0), None, "give `mean` and `std`", ""),
+    "in a twentieth": (partly(3.0, 0.045), None, "", ""),
+    "in more than that": (partly(3.0, 0.06), None, "give `mean` and `std`", ""),
+    "whole to 3": (partly(3.0, 0.5, 0.0), None, "divide them", ""),
+    "whole to 2": (partly(2.0, 0.5, 0.0), None, "give `mean` and `std`", ""),
+    "whole from -1": (partly(3.0, 0.5, -1.0), None, "give `mean` and `std`", ""),
+    "not whole": (partly(3.5, 0.5, 0.0), None, "give `mean` and `std`", ""),
+    "by nearly nothing": (of_levels(0, 255), (0.005, 1.005), "", ""),
+    "by hardly nothing": (of_levels(0, 255), (0.02, 1.0), "normalise them", ""),
+    "by a std alone": (of_levels(0, 255), (0.0, 0.98), "normalise them", ""),
+    "by a mean below 0": (of_levels(0, 255), (-0.02, 1.0), "normalise them", ""),
+    "NaN and infinity": (partly(torch.inf, 0.04, torch.nan), BY_HALF, "", "cannot decide"),
+    "minus infinity": (partly(-torch.inf, 0.04), None, "", ""),
+    "nothing": (UNIT[:0], BY_IMAGENET, "", ""),
+    "bytes": (RAW, BY_IMAGENET, "", ""),
+}
+
+
+@pytest.mark.parametrize("case", RANGES)
+def test_ranges_are_judged_by_their_values(case):
+    images, by, mistake, doubt = RANGES[case]
+    mixer = SaliencyPatchMix(num_classes=3, mean=by and by[0], std=by and by[1])
+    found = value_range(images, mixer.mean, mixer.std)
+    for text, part in zip(found, (mistake, doubt), strict=True):
+        assert part in text
+        assert bool(part) == bool(text)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_the_first_three_calls_are_looked_at(call):
+    mixer = SaliencyPatchMix(num_classes=3, p=1.0)
+    for _ in range(call - 1):
+        mixer(UNIT, labels_of(UNIT))
+    with pytest.warns(UserWarning, match="give `mean` and `std`"):
+        mixer(normalised(RAW), labels_of(RAW))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("saliency", "spectral_residual"), ("patch_size", 4), ("mean", 0.0), ("std", 1.0)],
+)
+def test_what_is_set_is_looked_at_again(name, value):
+    mixer = SaliencyPatchMix(num_classes=3, p=1.0, mean=0.0, std=1.0)
+    for _ in range(4):
+        mixer(UNIT, labels_of(UNIT))
+    setattr(mixer, name, value)
+    with pytest.warns(UserWarning, match="divide them"):
+        mixer(RAW.float(), labels_of(RAW))
+
+
+def test_the_first_eight_images_are_looked_at():
+    images = UNIT.clone()
+    images[7] = 10.0
+    with pytest.warns(UserWarning, match="give `mean` and `std`"):
+        SaliencyPatchMix(num_classes=3)(images, labels_of(images))
 
 
 def test_maps_given_are_the_callers_own_business():
