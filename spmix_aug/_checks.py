@@ -332,9 +332,14 @@ def require_together(mean: Tensor | None, std: Tensor | None) -> None:
     expect(std is None, "mean", "beside `std`", mean, hint)
 
 
-def require_model(provider: Any, value: object) -> None:
+def needs_model(provider: object) -> bool:
+    """Whether a provider needs a model; a plain function does not."""
+    return bool(getattr(provider, "needs_model", False))
+
+
+def require_model(provider: object, value: object) -> None:
     """Accept a model, or None where the provider needs none."""
-    if getattr(provider, "needs_model", False):
+    if needs_model(provider):
         hint = "call mixer(images, labels, model), or use model-free saliency"
         expect(value is not None, "model", f"for {type(provider).__name__}", value, hint)
         as_instance("model", value, nn.Module)

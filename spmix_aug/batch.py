@@ -63,6 +63,20 @@ def unpack_batch(
     return batch, labels, lambda mixed, targets: (mixed, targets)
 
 
+def unit_range(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
+    """Bring images back to [0, 1], from 8 bits or from their normalisation; float32 at least."""
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    images = images if images.dtype == torch.float64 else images.float()
+    if mean is None or std is None:
+        return images
+    mean, std = (
+        values.to(images.device, images.dtype, non_blocking=True).view(-1, 1, 1)
+        for values in (mean, std)
+    )
+    return torch.addcmul(mean, images, std)
+
+
 def _find_places(batch: Any, image_key: Any, label_key: Any) -> tuple[int, int]:
     """Settle in which places of a tuple images and labels are."""
     wanted, got = "to be a batch (images, labels, ...)", f"{len(batch)} item(s)"
