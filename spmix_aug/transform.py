@@ -15,7 +15,13 @@ from spmix_aug._checks import expect, expect_type
 from spmix_aug._grids import Size
 from spmix_aug._guards import LOOKED_AT, LOOKS, findings, value_range
 from spmix_aug._random import Home, draw_uniform, generator_here, new_stream
-from spmix_aug._workers import NUMBERS, follow, new_shared, publish, require_travels
+from spmix_aug._workers import (
+    NUMBERS,
+    new_shared,
+    publish_numbers,
+    require_settable,
+    take_over_numbers,
+)
 from spmix_aug.batch import unit_range, unpack_batch
 from spmix_aug.functional import pairing as pairings
 from spmix_aug.functional import patches
@@ -194,7 +200,7 @@ class SaliencyPatchMix(nn.Module):
         self._stream, self._home, self._shared = new_stream(self), Home.here(), new_shared()
         self._fetcher, self._epochs, self._looks = None, 0, LOOKS
         self._require_fitting()
-        publish(self)
+        publish_numbers(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a setting whenever it is set; modules and tensors among them are not registered."""
@@ -204,11 +210,11 @@ class SaliencyPatchMix(nn.Module):
         else:
             value = SETTINGS[name](name, value)
             if made and name not in NUMBERS:
-                require_travels(self, name)
+                require_settable(self, name)
             # A module would be registered by nn.Module, and a tensor rounded by half().
             self.__dict__[name] = value
         if made and name in NUMBERS:
-            publish(self)
+            publish_numbers(self)
         if made and name in LOOKED_AT and self._looks >= 0:
             self._looks = LOOKS
 
@@ -359,7 +365,7 @@ class SaliencyPatchMix(nn.Module):
     def _checked(self, images: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Check images and labels; return them and the labels as distributions `(B,K)`."""
         if not torch.compiler.is_compiling():
-            follow(self)
+            take_over_numbers(self)
         self._require_fitting()
         images = _checks.require_images(images, self.mean, self.std).detach()
         labels = _checks.as_labels(labels, len(images), self.num_classes, images.device)
@@ -500,7 +506,7 @@ class SaliencyPatchMix(nn.Module):
         self._stream = new_stream(self)
         if not self._home.is_away():  # a copy, or read from a file
             self._home, self._shared = Home.here(), new_shared()
-            publish(self)
+            publish_numbers(self)
 
 
 def _named(value: object) -> str:

@@ -141,11 +141,8 @@ class GradCAM:
             features = features.movedim(-1, 1)
         ok = is_dense(features) and features.ndim == 4 and len(features) == len(images)
         ok = ok and 0 not in features.shape and not features.is_complex()
-        wanted, got = (
-            "to give feature maps of shape (B,D,h,w)",
-            f"{described(features)} from {layer}",
-        )
-        expect(ok, "target_layer", wanted, got, hint)
+        got = f"{described(features)} from {layer}"
+        expect(ok, "target_layer", "to give feature maps of shape (B,D,h,w)", got, hint)
         return features.float()
 
     def __repr__(self) -> str:

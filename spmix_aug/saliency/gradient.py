@@ -48,8 +48,7 @@ class InputGradient:
             # A sum, so that each sample's gradient is its own.
             loss = F.cross_entropy(logits, labels.clone(), reduction="sum")
             gradient = guard.gradient_of(loss, leaf)
-            maps = gradient.float().abs().amax(dim=1, keepdim=True)  # (B,1,H,W)
-            maps = finite(maps)
+            maps = finite(gradient.float().abs().amax(dim=1, keepdim=True))  # (B,1,H,W)
             if self.sigma > 0:
                 side = 2 * math.ceil(2 * self.sigma) + 1
                 maps = blur(maps, gaussian_weights(side, self.sigma), "replicate")

@@ -21,16 +21,11 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: if its parameters are sharded, so that it runs only as a whole.
     """
-    while True:
-        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-            continue
-        # Of torch.compile and of Lightning Fabric.
-        names = ("_orig_mod", "_original_module", "_forward_module")
-        inside = [model._modules[name] for name in names if name in model._modules]
-        if not inside:
-            break
-        model = cast(nn.Module, inside[0])
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        return unwrap(model.module)
+    for name in ("_orig_mod", "_original_module", "_forward_module"):  # torch.compile, Fabric
+        if name in model._modules:
+            return unwrap(cast(nn.Module, model._modules[name]))
     sharded = any(type(p).__name__ in ("DTensor", "FlatParameter") for p in model.parameters())
     hint = "use model-free saliency, or maps computed elsewhere"
     expect(not sharded, "model", "to have whole parameters", "sharded ones (FSDP)", hint)
@@ -113,7 +108,7 @@ def labels_and_model(
 
 
 def classes_of(labels: Tensor) -> int | None:
-    """Number of classes that rows of labels `(B,K)` tell of."""
+    """Number of columns of labels `(B,K)`; None for indices, which do not show it."""
     return labels.shape[1] if labels.ndim == 2 else None
 
 
