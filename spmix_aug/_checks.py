@@ -7,7 +7,7 @@ an accelerator that would make the host wait for the device.
 
 import difflib
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
 from numbers import Integral, Real
 from typing import Any, TypeGuard, TypeVar, cast
 
@@ -102,6 +102,11 @@ def reads_values(value: Tensor) -> bool:
 
 
 # Single values: each returns what it accepts.
+
+
+def optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """Make a check that accepts None as well."""
+    return lambda name, value: None if value is None else check(name, value)
 
 
 def as_tensor(name: str, value: Any, form: str = "") -> Tensor:
@@ -343,14 +348,3 @@ def require_model(provider: object, value: object) -> None:
         hint = "call mixer(images, labels, model), or use model-free saliency"
         expect(value is not None, "model", f"for {type(provider).__name__}", value, hint)
         as_instance("model", value, nn.Module)
-
-
-def class_names(value: Any, num_classes: int) -> list[str]:
-    """Accept one name a class; the numbers of the classes when None."""
-    if value is None:
-        return [str(index) for index in range(num_classes)]
-    ok = isinstance(value, Sequence) and not isinstance(value, str)
-    expect_type(ok, "class_names", "to be a sequence of names", value)
-    wanted = "to have {number} names, one a class"
-    expect(len(value) == num_classes, "class_names", wanted, len(value), number=num_classes)
-    return [str(name) for name in value]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spmix_aug import _checks
-from spmix_aug._checks import expect, expect_type
+from spmix_aug._checks import expect, expect_type, optional
 from spmix_aug._grids import Size
 from spmix_aug._guards import LOOKED_AT, LOOKS, findings, value_range
 from spmix_aug._random import Home, draw_uniform, generator_here, new_stream
@@ -35,11 +35,6 @@ PairingFunction = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
 Batch = TypeVar("Batch", bound=Sequence[Any] | MutableMapping[str, Any])
 
 PAIRINGS = {"relative": pairings.draw_at_least_as_frequent, "any": pairings.draw_other}
-
-
-def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    """Make a check that accepts None as well."""
-    return lambda name, value: None if value is None else check(name, value)
 
 
 def _as_key(name: str, value: Any) -> Any:
@@ -73,10 +68,10 @@ _share = partial(_checks.as_number, high=1.0)
 
 # What each setting accepts, whenever it is set: `check(name, value)` returns what is kept.
 SETTINGS: dict[str, Callable[[str, Any], Any]] = {
-    "num_classes": _optional(partial(_checks.as_integer, high=_checks.MOST_CLASSES)),
-    "class_counts": _optional(_checks.as_counts),
+    "num_classes": optional(partial(_checks.as_integer, high=_checks.MOST_CLASSES)),
+    "class_counts": optional(_checks.as_counts),
     "saliency": lambda _, saliency: find_provider(saliency),
-    "patch_size": _optional(_checks.as_integer),
+    "patch_size": optional(_checks.as_integer),
     "alpha": _share,
     "floor": _share,
     "normalize": partial(_checks.as_choice, allowed=patches.NORMALIZATIONS),
@@ -84,8 +79,8 @@ SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "p": _share,
     "pairing": _as_pairing,
     "target": partial(_checks.as_choice, allowed=("own", "ratio")),
-    "mean": _optional(_checks.as_channel_values),
-    "std": _optional(_as_std),
+    "mean": optional(_checks.as_channel_values),
+    "std": optional(_as_std),
     "image_key": _as_key,
     "label_key": _as_key,
     "inplace": _checks.as_flag,
