@@ -257,7 +257,7 @@ def require_writable(value: object) -> None:
     """Accept images that can be written in place."""
     images = as_tensor("images", value, " of shape (B,C,H,W)")
     if torch.compiler.is_compiling():
-        return  # a traced tensor does not tell; torch's own errors remain
+        return  # a traced tensor does not know its memory; torch's own errors remain
     reach, overlaps = 0, False  # how far the smaller strides reach, and whether the next is within
     for stride, side in sorted(zip(images.stride(), images.shape, strict=True)):
         overlaps |= side > 1 and stride <= reach

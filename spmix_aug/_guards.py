@@ -99,7 +99,7 @@ def channels_last(images: Tensor) -> str:
 
 
 def useless_maps(images: Tensor, maps: Tensor, provider: object) -> str:
-    """Judge maps `(B,h,w)` that a provider made of images, of which `images` may be a part."""
+    """Judge maps `(B,h,w)` that a provider made; `images` may be some pixels of what it saw."""
     name = getattr(provider, "__name__", type(provider).__name__)
     if not bool(maps.isfinite().all()) and bool(images.isfinite().all()):
         return f"Expected `saliency` to be finite, but {name} gave NaN or infinity, taken as 0."

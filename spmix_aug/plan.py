@@ -256,9 +256,8 @@ class MixPlan:
         """Accept sides of feature maps that fit."""
         as_image = f"in the proportion of images of {self.image_size}"
         wanted = f"to be feature maps {as_image if grid is None else f'of `grid` {grid}'}"
-        got = f"{layout} maps of {sides}"
         hint = f"give another `layout`, or grid={sides} if that is meant"
-        expect(self._fits(sides, grid), "tokens", wanted, got, hint)
+        expect(self._fits(sides, grid), "tokens", wanted, f"{layout} maps of {sides}", hint)
 
     def _layout_of(self, module: nn.Module, output: Tensor, grid: Size | None) -> Layout:
         """Find the layout of what a module returned: as it states, or by the sides that fit."""
@@ -267,8 +266,8 @@ class MixPlan:
             return "NHWC" if stated == "NHWC" else "NCHW"
         _, one, two, three = output.shape
         first, last = self._fits((two, three), grid), self._fits((one, two), grid)
-        got = f"shape {tuple(output.shape)} from {type(module).__name__}, which"
-        got = f"{got} both layouts fit" if first else f"{got} no layout fits"
+        fitting = "both layouts fit" if first else "no layout fits"
+        got = f"shape {tuple(output.shape)} from {type(module).__name__}, which {fitting}"
         hint = "give `layout`" if first else "give `layout` and `grid`"
         expect(first != last, "module", "to return maps whose layout shows", got, hint)
         return "NHWC" if last else "NCHW"

@@ -1,4 +1,4 @@
-"""Batches of which one part iterates over the data set and the other balances its classes."""
+"""Sampling: one part of each batch iterates over the data set, the other balances its classes."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +85,7 @@ class _InstanceBalanced(Sampler[int]):
         self.seed = seed
         self.epoch = 0
         self.next_batch = 0
-        self.begun = False  # a pass, since the epoch was set
+        self.begun = False  # whether a pass began since the epoch was set
 
     def __len__(self) -> int:
         return len(range(self.rank, self.num_samples, self.num_replicas))
@@ -94,7 +94,7 @@ class _InstanceBalanced(Sampler[int]):
         return iter(self.order().tolist())
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the begin of an epoch, but stay at a place of it that was loaded."""
+        """Go to the beginning of an epoch, but stay at a place of it that was loaded."""
         epoch = as_integer("epoch", epoch, low=0)
         if self.begun or epoch != self.epoch:
             self.next_batch = 0

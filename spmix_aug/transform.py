@@ -381,7 +381,7 @@ class SaliencyPatchMix(nn.Module):
             return maps
         if not _checks.needs_model(provider):
             images = unit_range(images, self.mean, self.std)
-        # Rows tell our own how many logits the model has; others get indices where they were given.
+        # Our own read the number of logits off rows; others get indices where they were given.
         rows = labels.ndim == 2 or type(provider) in MODEL_BASED
         return _checks.as_maps(provider(images, targets if rows else labels, model), images)
 

@@ -43,8 +43,7 @@ class InputGradient:
             return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
         with guard.preserved(model, images.device) as network:
             leaf = guard.model_input(images, network)
-            logits = guard.logits_of(guard.run(network, leaf), guard.classes_of(labels))
-            guard.labels_fit_logits(labels, logits)
+            logits = guard.logits_for(labels, guard.run(network, leaf))
             # A sum, so that each sample's gradient is its own.
             loss = F.cross_entropy(logits, labels.clone(), reduction="sum")
             gradient = guard.gradient_of(loss, leaf)

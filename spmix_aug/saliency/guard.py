@@ -107,21 +107,6 @@ def labels_and_model(
     return labels.float() if labels.ndim == 2 else labels.long(), cast(nn.Module, model)
 
 
-def classes_of(labels: Tensor) -> int | None:
-    """Number of columns of labels `(B,K)`; None for indices, which do not show it."""
-    return labels.shape[1] if labels.ndim == 2 else None
-
-
-def labels_fit_logits(labels: Tensor, logits: Tensor) -> None:
-    """Accept labels `(B,)` or `(B,K)` of the classes that the model's logits `(B,K)` have."""
-    _checks.require_on("the logits of model", logits, labels.device, "labels'")
-    num_classes = logits.shape[1]
-    ok = len(logits) == len(labels) and (labels.ndim == 1 or labels.shape[1] == num_classes)
-    expect(ok, "labels", "to fit the model's logits of {shape}", labels, shape=tuple(logits.shape))
-    if labels.ndim == 1:
-        _checks.require_below("labels", labels, num_classes, "the model has no more logits")
-
-
 def model_input(images: Tensor, model: nn.Module) -> Tensor:
     """Copy `images` for a model outside autocast: a leaf in the dtype of its parameters.
 
@@ -174,6 +159,17 @@ def run(model: nn.Module, images: Tensor) -> Any:
             f"{first}; wrap it in a module whose forward(images) gives it what else it needs, or "
             "use model-free saliency."
         ) from error
+
+
+def logits_for(labels: Tensor, output: Any) -> Tensor:
+    """Find the logits `(B,K)` in what a model returned, of the classes that the labels have."""
+    logits = logits_of(output, labels.shape[1] if labels.ndim == 2 else None)
+    _checks.require_on("the logits of model", logits, labels.device, "labels'")
+    wanted, shape = "to fit the model's logits of {shape}", tuple(logits.shape)
+    expect(len(logits) == len(labels), "labels", wanted, labels, shape=shape)
+    if labels.ndim == 1:
+        _checks.require_below("labels", labels, shape[1], "the model has no more logits")
+    return logits
 
 
 def logits_of(output: Any, num_classes: int | None = None) -> Tensor:
