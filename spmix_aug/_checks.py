@@ -7,7 +7,7 @@ an accelerator that would make the host wait for the device.
 
 import difflib
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
 from numbers import Integral, Real
 from typing import Any, TypeGuard, TypeVar, cast
 
@@ -102,6 +102,11 @@ def reads_values(value: Tensor) -> bool:
 
 
 # Single values: each returns what it accepts.
+
+
+def optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """Make a check that accepts None as well."""
+    return lambda name, value: None if value is None else check(name, value)
 
 
 def as_tensor(name: str, value: Any, form: str = "") -> Tensor:
@@ -252,7 +257,7 @@ def require_writable(value: object) -> None:
     """Accept images that can be written in place."""
     images = as_tensor("images", value, " of shape (B,C,H,W)")
     if torch.compiler.is_compiling():
-        return  # a traced tensor does not tell; torch's own errors remain
+        return  # a traced tensor does not know its memory; torch's own errors remain
     reach, overlaps = 0, False  # how far the smaller strides reach, and whether the next is within
     for stride, side in sorted(zip(images.stride(), images.shape, strict=True)):
         overlaps |= side > 1 and stride <= reach
@@ -332,20 +337,14 @@ def require_together(mean: Tensor | None, std: Tensor | None) -> None:
     expect(std is None, "mean", "beside `std`", mean, hint)
 
 
-def require_model(provider: Any, value: object) -> None:
+def needs_model(provider: object) -> bool:
+    """Whether a provider needs a model; a plain function does not."""
+    return bool(getattr(provider, "needs_model", False))
+
+
+def require_model(provider: object, value: object) -> None:
     """Accept a model, or None where the provider needs none."""
-    if getattr(provider, "needs_model", False):
+    if needs_model(provider):
         hint = "call mixer(images, labels, model), or use model-free saliency"
         expect(value is not None, "model", f"for {type(provider).__name__}", value, hint)
         as_instance("model", value, nn.Module)
-
-
-def class_names(value: Any, num_classes: int) -> list[str]:
-    """Accept one name a class; the numbers of the classes when None."""
-    if value is None:
-        return [str(index) for index in range(num_classes)]
-    ok = isinstance(value, Sequence) and not isinstance(value, str)
-    expect_type(ok, "class_names", "to be a sequence of names", value)
-    wanted = "to have {number} names, one a class"
-    expect(len(value) == num_classes, "class_names", wanted, len(value), number=num_classes)
-    return [str(name) for name in value]

@@ -5,13 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spmix_aug._checks import needs_model
+from spmix_aug.batch import unit_range
 from spmix_aug.functional.patches import FLAT_SCORES, patch_grid
 
-LOOKS = 3  # at as many batches of a mixer
-LOOKED_AT = ("saliency", "patch_size", "mean", "std")  # to be looked at again when set
+LOOKS = 3  # batches of a mixer that are looked at
+LOOKED_AT = ("saliency", "patch_size", "mean", "std")  # settings after which it looks again
 FEWEST_PATCHES = 16
 IMAGES, POINTS = 8, 16  # looked at in a batch, and along a side of an image
-OUTSIDE = 0.05  # of [0, 1], which a resize may leave a little
+OUTSIDE = 0.05  # share of pixels that may be outside [0, 1], and how far: a resize overshoots
 
 
 def findings(
@@ -32,19 +34,17 @@ def findings(
         images = images[:IMAGES, :, :: steps[0], :: steps[1]]
     if maps is not None and mixer.floor < mixer.alpha:
         found.append(useless_maps(images, maps, mixer.saliency))
-        if not getattr(mixer.saliency, "needs_model", False):
+        if not needs_model(mixer.saliency):
             found.append(value_range(images, mixer.mean, mixer.std)[0])
     return [text for text in found if text]
 
 
 def on_levels(values: Tensor) -> bool:
-    """Whether values are 8-bit levels divided by 255, and not but a few of them."""
-    if values.dtype not in (torch.float32, torch.float64):
-        return False  # half precision has no level for itself
+    """Whether values are 8-bit levels divided by 255, and more than a few of them."""
     levels = 255 * values
     whole = levels.round()
-    some = int((torch.bincount(whole.flatten().long().clamp(0, 256)) > 0).sum())
-    return some > 7 and bool(((levels - whole).abs() < 1e-3).all())
+    used = int((torch.bincount(whole.flatten().long().clamp(0, 256)) > 0).sum())
+    return used > 7 and bool(((levels - whole).abs() < 1e-3).all())
 
 
 def value_range(images: Tensor, mean: Tensor | None, std: Tensor | None) -> tuple[str, str]:
@@ -52,29 +52,24 @@ def value_range(images: Tensor, mean: Tensor | None, std: Tensor | None) -> tupl
 
     Args:
         images: `(B,C,H,W)` or some of their pixels.
-        mean: of the normalisation that the mixer was told of.
+        mean: of the normalisation that the mixer assumes.
         std: the same.
     """
     if not images.is_floating_point() or images.numel() == 0:
         return "", ""
-    images = images if images.dtype == torch.float64 else images.float()
+    images, raw = unit_range(images, None, None), unit_range(images, mean, std)
     low, high = (float(extreme) for extreme in torch.aminmax(images.nan_to_num(0.5, 0.5, 0.5)))
-    raw, normalised = images, False
-    if mean is not None and std is not None:
-        by_nothing = torch.cat([mean, std - 1]).abs().max() < 0.01
-        normalised = not bool(by_nothing)
-        mean, std = (values.to(images).view(-1, 1, 1) for values in (mean, std))
-        raw = torch.addcmul(mean, images, std)
+    by_none = mean is None or std is None or bool(torch.cat([mean, std - 1]).abs().max() < 0.01)
     found = f"but values from {low:.3g} to {high:.3g}"
     far = float(((raw < -OUTSIDE) | (raw > 1 + OUTSIDE)).float().mean()) > OUTSIDE
     if far and low >= 0 and high > 2 and bool((images == images.round()).all()):
         return f"Expected `images` in [0, 1] or uint8, {found}: divide them by 255.", ""
-    if far and normalised:
+    if far and not by_none:
         return f"Expected `images` normalised by `mean` and `std`, {found}: give those used.", ""
     if far:
         hint = "give `mean` and `std` of their normalisation"
         return f"Expected `images` in [0, 1], as the mixer has no `mean`, {found}: {hint}.", ""
-    if not normalised or low < 0 or high > 1 or on_levels(raw):
+    if by_none or low < 0 or high > 1 or on_levels(raw):
         return "", ""
     # Nothing below its mean, nothing above mean and one deviation: as bright images may be.
     if on_levels(images) or (low < 0.02 and high > 0.98):
@@ -84,7 +79,7 @@ def value_range(images: Tensor, mean: Tensor | None, std: Tensor | None) -> tupl
 
 
 def few_patches(mixer: Any, images: Tensor, patch_size: int) -> str:
-    """Judge a patch size that was set by hand, where patches are told apart."""
+    """Judge a patch size that was set by hand, where patches differ in their ratio."""
     rows, columns = patch_grid((images.shape[2], images.shape[3]), patch_size)
     uniform = mixer.floor == mixer.alpha
     if mixer.patch_size is None or patch_size == 1 or uniform or rows * columns >= FEWEST_PATCHES:
@@ -104,7 +99,7 @@ def channels_last(images: Tensor) -> str:
 
 
 def useless_maps(images: Tensor, maps: Tensor, provider: object) -> str:
-    """Judge maps `(B,h,w)` that a provider made of `images`, or of which these are some pixels."""
+    """Judge maps `(B,h,w)` that a provider made; `images` may be some pixels of what it saw."""
     name = getattr(provider, "__name__", type(provider).__name__)
     if not bool(maps.isfinite().all()) and bool(images.isfinite().all()):
         return f"Expected `saliency` to be finite, but {name} gave NaN or infinity, taken as 0."

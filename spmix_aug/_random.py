@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 from torch.utils.data import get_worker_info
 
 # The generators that this worker draws from, by those of the mixers and by what seeds them.
-_OWN: dict[tuple[int, ...], torch.Generator] = {}
+_GENERATORS: dict[tuple[int, ...], torch.Generator] = {}
 _NUMBERS = itertools.count()
 _OWNERS: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _TURN = torch.zeros((), dtype=torch.int64, device="cpu")
@@ -70,14 +70,14 @@ def generator_here(mixer: Any) -> torch.Generator | None:
     here, worker = Home.here(), get_worker_info()
     seeds = (worker.seed,) if worker else (mixer._home.seed, here.seed, *_place())
     key = (id(generator), *seeds)
-    if key not in _OWN:
-        own = 0 if generator is None else generator.initial_seed()
-        # What was forked knows its rank, what was pickled was told. Of ranks that were seeded
-        # alike, the workers have the same seeds. Not the worker's seed itself: torch's global
+    if key not in _GENERATORS:
+        seed = 0 if generator is None else generator.initial_seed()
+        # A forked worker knows its rank, a spawned one has it from home. It counts, as ranks with
+        # one seed have workers with one seed. Not the worker's seed itself: torch's global
         # generator has it, and augmentations draw from that.
-        seed = stream_seed(own, max(here.rank, mixer._home.rank), *seeds)
-        _OWN.setdefault(key, torch.Generator().manual_seed(seed))  # another thread may be faster
-    return _OWN[key]
+        seed = stream_seed(seed, max(here.rank, mixer._home.rank), *seeds)
+        _GENERATORS.setdefault(key, torch.Generator().manual_seed(seed))  # a thread may be faster
+    return _GENERATORS[key]
 
 
 def new_stream(owner: Any) -> int:

@@ -18,56 +18,57 @@ from spmix_aug._random import stream_seed
 
 # What workers that persist take over at their next epoch.
 NUMBERS = ("training", "p", "alpha", "floor", "jitter")
-# In shared memory: the numbers now, those of the workers' epoch, which epoch of which loader that
-# is, and whether a worker that persists has mixed.
-EPOCH, PERSISTS, LENGTH = 2 * len(NUMBERS), 2 * len(NUMBERS) + 1, 2 * len(NUMBERS) + 2
+# Places in shared memory: the numbers now, those of the workers' epoch, which epoch of which loader
+# that is, and whether a worker that persists has mixed.
+NOW, IN_EPOCH = slice(len(NUMBERS)), slice(len(NUMBERS), 2 * len(NUMBERS))
+EPOCH, PERSISTS = -2, -1
 
 
 def new_shared() -> Tensor:
     """Make the memory that a mixer shares with its copies in workers, forked or spawned."""
-    shared = torch.zeros(LENGTH, dtype=torch.float64, device="cpu")
+    shared = torch.zeros(2 * len(NUMBERS) + 2, dtype=torch.float64, device="cpu")
     shared.share_memory_()  # type: ignore[no-untyped-call]
     return shared
 
 
-def publish(mixer: Any) -> None:
+def publish_numbers(mixer: Any) -> None:
     """Let workers that persist know the numbers of a mixer at home."""
     if mixer._home.process == os.getpid():
         values = [float(getattr(mixer, name)) for name in NUMBERS]
-        mixer._shared[: len(NUMBERS)] = torch.tensor(values, dtype=torch.float64, device="cpu")
+        mixer._shared[NOW] = torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
-def require_travels(mixer: Any, name: str) -> None:
+def require_settable(mixer: Any, name: str) -> None:
     """Refuse to set at home what workers that persist would not learn of."""
-    stays = mixer._home.process == os.getpid() and bool(mixer._shared[PERSISTS])
+    fixed = mixer._home.process == os.getpid() and bool(mixer._shared[PERSISTS])
     wanted, got = "to stay as it is once workers that persist have mixed", "another value"
     hint = "set it on copy.deepcopy(mixer) and give that to a new loader, or let no workers persist"
-    expect(not stays, name, wanted, got, hint)
+    expect(not fixed, name, wanted, got, hint)
 
 
-def follow(mixer: Any) -> None:
+def take_over_numbers(mixer: Any) -> None:
     """In a worker that persists, take over the numbers that home had when this epoch began."""
     if not mixer._home.is_away():
         return
     fetcher, persists = _fetcher_of_this_epoch()
     if fetcher is None or fetcher is mixer._fetcher:
         return
-    again, mixer._fetcher = mixer._fetcher is not None, fetcher
+    first_epoch, mixer._fetcher = mixer._fetcher is None, fetcher
     mixer._epochs += 1
-    shared = mixer._shared
-    shared[PERSISTS] = max(float(persists), float(shared[PERSISTS]))
-    worker = get_worker_info()
-    if not again or worker is None:  # as it was forked or pickled
+    shared, worker = mixer._shared, get_worker_info()
+    if persists:
+        shared[PERSISTS] = 1
+    if first_epoch or worker is None:  # the numbers came with the mixer, forked or pickled
         return
     # The first worker in an epoch says for all of them what holds there. It does so before it
     # hands a batch over, so before anything that home does about that batch. The numbers are read
     # first: who comes too late to say reads what was said.
-    now = shared[: len(NUMBERS)].clone()
+    now = shared[NOW].clone()
     epoch = stream_seed(worker.seed - worker.id, mixer._epochs)
     if shared[EPOCH] != epoch:
-        shared[len(NUMBERS) : EPOCH] = now
+        shared[IN_EPOCH] = now
         shared[EPOCH] = epoch
-    training, *numbers = shared[len(NUMBERS) : EPOCH].tolist()
+    training, *numbers = shared[IN_EPOCH].tolist()
     mixer.__dict__.update(zip(NUMBERS, (bool(training), *numbers), strict=True))
 
 

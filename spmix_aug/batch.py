@@ -63,26 +63,40 @@ def unpack_batch(
     return batch, labels, lambda mixed, targets: (mixed, targets)
 
 
+def unit_range(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
+    """Bring images back to [0, 1], from 8 bits or from their normalisation; float32 at least."""
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    images = images if images.dtype == torch.float64 else images.float()
+    if mean is None or std is None:
+        return images
+    mean, std = (
+        values.to(images.device, images.dtype, non_blocking=True).view(-1, 1, 1)
+        for values in (mean, std)
+    )
+    return torch.addcmul(mean, images, std)
+
+
 def _find_places(batch: Any, image_key: Any, label_key: Any) -> tuple[int, int]:
-    """Settle in which places of a tuple images and labels are."""
-    wanted, got = "to be a batch (images, labels, ...)", f"{len(batch)} item(s)"
-    expect(len(batch) >= 2, "images", wanted, got)
+    """Find the places of images and labels in a tuple."""
+    number, wanted = len(batch), "to be a batch (images, labels, ...)"
+    expect(number >= 2, "images", wanted, f"{number} item(s)")
     images_at = 0 if image_key is None else image_key
-    labels_at = label_key if label_key is not None else int(images_at == 0)
+    labels_at = int(images_at == 0) if label_key is None else label_key
     for name, place in (("image_key", images_at), ("label_key", labels_at)):
-        ok = isinstance(place, int) and -len(batch) <= place < len(batch)
-        wanted, hint = "to be a place in a batch of {number} items", "count from 0"
-        expect(ok, name, wanted, described(place), hint, number=len(batch))
-    images_at, labels_at = images_at % len(batch), labels_at % len(batch)
+        ok = isinstance(place, int) and -number <= place < number
+        wanted = "to be a place in a batch of {number} items"
+        expect(ok, name, wanted, described(place), "count from 0", number=number)
+    images_at, labels_at = images_at % number, labels_at % number
     expect(images_at != labels_at, "label_key", "to differ from `image_key`", labels_at)
     if label_key is None:
-        size = len(batch[images_at]) if isinstance(batch[images_at], Tensor) else 0
-        places = [i for i in range(len(batch)) if i != images_at]
-        others = [i for i in places if _may_be_labels(batch[i], size)]
-        got = f"labels that could be in places {others}"
+        images = batch[images_at]
+        size = len(images) if isinstance(images, Tensor) else 0
+        found = [i for i in range(number) if i != images_at and _may_be_labels(batch[i], size)]
+        wanted = "to be the only item of their form in the batch"
+        got = f"labels that could be in places {found}"
         hint = "name theirs with label_key=, a place counted from 0"
-        ok, wanted = len(others) < 2, "to be the only item of their form in the batch"
-        expect(ok, "labels", wanted, got, hint)
+        expect(len(found) < 2, "labels", wanted, got, hint)
     return images_at, labels_at
 
 
@@ -94,11 +108,10 @@ def _may_be_labels(item: Any, size: int) -> bool:
 
 
 def _find_key(batch: Mapping[str, Any], key: Any, usual: Collection[str], argument: str) -> str:
-    """Settle under which key of a dict batch something is."""
-    found = [name for name in usual if name in batch] if key is None else [key]
-    wanted = f"one of {', '.join(usual)}" if key is None else repr(key)
+    """Find the key of images or labels in a dict: the given one, or the only usual one."""
+    found = [name for name in (usual if key is None else [key]) if name in batch]
+    names = f"one of {', '.join(usual)}" if key is None else repr(key)
+    wanted = "to name one key of the batch, {names}"
     got = f"a batch with the keys {', '.join(map(str, batch))}"
-    ok = len(found) == 1 and found[0] in batch
-    text = "to name one key of the batch, {usual}"
-    expect(ok, argument, text, got, "name the right one", usual=wanted)
+    expect(len(found) == 1, argument, wanted, got, "name the right one", names=names)
     return found[0]

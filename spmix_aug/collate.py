@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import default_collate
 
-from spmix_aug._checks import as_instance, expect, expect_type
+from spmix_aug._checks import as_instance, expect, expect_type, needs_model
 from spmix_aug.transform import SaliencyPatchMix
 
 
@@ -39,16 +39,14 @@ class SaliencyPatchMixCollate:
     """
 
     def __init__(
-        self,
-        mixer: SaliencyPatchMix,
-        collate_fn: Callable[[list[Any]], Any] = default_collate,
+        self, mixer: SaliencyPatchMix, collate_fn: Callable[[list[Any]], Any] = default_collate
     ) -> None:
         as_instance("mixer", mixer, SaliencyPatchMix)
         expect_type(callable(collate_fn), "collate_fn", "to be callable", collate_fn)
-        model_free = not getattr(mixer.saliency, "needs_model", False)
         got = f"{type(mixer.saliency).__name__}: a worker has no access to the model in training"
         hint = "mix in the training loop, mixer(images, labels, model), or use model-free saliency"
-        expect(model_free, "mixer", "to have saliency that needs no model", got, hint)
+        wanted = "to have saliency that needs no model"
+        expect(not needs_model(mixer.saliency), "mixer", wanted, got, hint)
         self.mixer = mixer
         self.collate_fn = collate_fn
 
@@ -59,7 +57,7 @@ class SaliencyPatchMixCollate:
             ValueError: if `default_collate` cannot make a batch of them.
         """
         if self.collate_fn is not default_collate:
-            return self.mixer._mix(self.collate_fn(samples), inplace=False)
+            return self.mixer._mix(self.collate_fn(samples), None, inplace=False)
         try:
             batch = default_collate(samples)
         except Exception as error:
@@ -70,4 +68,4 @@ class SaliencyPatchMixCollate:
                 "collate_fn=torch.utils.data.default_convert, for samples of other sizes or kinds "
                 "one of your own."
             ) from error
-        return self.mixer._mix(batch, inplace=True)
+        return self.mixer._mix(batch, None, inplace=True)

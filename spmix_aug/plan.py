@@ -65,11 +65,8 @@ class MixPlan:
         Returns:
             A plan whose tensors are there.
         """
-        moved: dict[str, Any] = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
+        fields = vars(self).items()
+        moved: Any = {name: field.to(device) for name, field in fields if torch.is_tensor(field)}
         return replace(self, **moved)
 
     def images(self, images: Tensor, *, inplace: bool = False) -> Tensor:
@@ -93,8 +90,8 @@ class MixPlan:
         """
         images = _checks.require_images(images)
         shape = (len(self.partner), images.shape[1], *self.image_size)
-        ok, wanted = tuple(images.shape) == shape, "to have the plan's shape {shape}"
-        expect(ok, "images", wanted, images.shape, shape=shape)
+        wanted = "to have the plan's shape {shape}"
+        expect(tuple(images.shape) == shape, "images", wanted, images.shape, shape=shape)
         _checks.require_on("images", images, self.partner.device, "plan's", _MOVE)
         if _checks.as_flag("inplace", inplace):
             _checks.require_writable(images)
@@ -210,7 +207,7 @@ class MixPlan:
             return self.tokens(output, prefix_tokens, grid, layout=fmt)
 
         def hook(_: nn.Module, inputs: Any, output: Any) -> Any:
-            compiling = torch.compiler.is_compiling()  # to a model that would mix by an old plan
+            compiling = torch.compiler.is_compiling()  # to code that would keep this plan for good
             wanted = "to be hooked outside compiled code"
             expect(not compiling, "module", wanted, "compilation", _COMPILED)
             return mix(inputs, output)
@@ -224,9 +221,8 @@ class MixPlan:
 
     def _require_tokens(self, tokens: Tensor) -> None:
         """Accept tokens `(B,N,D)` or feature maps of four sides, of the plan's batch and device."""
-        hint = "ids do not blend, give their one-hot rows as floats"
-        ok, batch = tokens.is_floating_point(), len(self.partner)
-        expect_type(ok, "tokens", "to be floating", tokens.dtype, hint)
+        hint, batch = "ids do not blend, give their one-hot rows as floats", len(self.partner)
+        expect_type(tokens.is_floating_point(), "tokens", "to be floating", tokens.dtype, hint)
         ok = tokens.ndim in (3, 4) and len(tokens) == batch and 0 not in tokens.shape[1:]
         wanted = "to have shape (B,N,D), (B,D,h,w) or (B,h,w,D) with the plan's B = {batch}"
         expect(ok, "tokens", wanted, tokens.shape, batch=batch)
@@ -238,10 +234,11 @@ class MixPlan:
 
     def _token_grid(self, cells: int, grid: Size | None) -> Size:
         """Find the grid of so many tokens: the given one, the plan's, or the only one that fits."""
-        found = [grid] if grid is not None else grids_of(cells, self.image_size)
         own = (self.ratios.shape[1], self.ratios.shape[2])
-        if grid is None and own[0] * own[1] == cells:
-            found = [own]
+        if grid is not None:
+            found = [grid]
+        else:
+            found = [own] if own[0] * own[1] == cells else grids_of(cells, self.image_size)
         wanted = "to be of a number that determines their grid on images of {size}"
         got = f"{cells} without prefix tokens, which have {found or 'none'}"
         hint = "give `grid`, and `prefix_tokens` where class or register tokens come first"
@@ -259,9 +256,8 @@ class MixPlan:
         """Accept sides of feature maps that fit."""
         as_image = f"in the proportion of images of {self.image_size}"
         wanted = f"to be feature maps {as_image if grid is None else f'of `grid` {grid}'}"
-        got = f"{layout} maps of {sides}"
         hint = f"give another `layout`, or grid={sides} if that is meant"
-        expect(self._fits(sides, grid), "tokens", wanted, got, hint)
+        expect(self._fits(sides, grid), "tokens", wanted, f"{layout} maps of {sides}", hint)
 
     def _layout_of(self, module: nn.Module, output: Tensor, grid: Size | None) -> Layout:
         """Find the layout of what a module returned: as it states, or by the sides that fit."""
@@ -270,8 +266,8 @@ class MixPlan:
             return "NHWC" if stated == "NHWC" else "NCHW"
         _, one, two, three = output.shape
         first, last = self._fits((two, three), grid), self._fits((one, two), grid)
-        got = f"shape {tuple(output.shape)} from {type(module).__name__}, which"
-        got = f"{got} both layouts fit" if first else f"{got} no layout fits"
+        fitting = "both layouts fit" if first else "no layout fits"
+        got = f"shape {tuple(output.shape)} from {type(module).__name__}, which {fitting}"
         hint = "give `layout`" if first else "give `layout` and `grid`"
         expect(first != last, "module", "to return maps whose layout shows", got, hint)
         return "NHWC" if last else "NCHW"
@@ -288,27 +284,28 @@ def _as_grid(value: Any) -> Size | None:
 
 
 def _as_output(module: nn.Module, value: Any) -> Tensor:
-    """Accept what a module returned: a tensor, whose tokens, if it has some, come row by row."""
+    """Accept what a module returned: a tensor, and no tokens `(B,D,N)`."""
     name = type(module).__name__
-    ok, got = isinstance(value, Tensor), f"{type(value).__name__} from {name}"
-    hint = "hook a part of it that returns one"
-    expect(ok, "module", "to return a tensor", got, hint, TypeError)
-    ok, got = value.ndim != 3 or stated_layout(module) != "NCL", f"{name}'s output_fmt NCL, (B,D,N)"
-    hint = "give it NLC, or hook the module that turns them"
-    expect(ok, "module", "to return tokens (B,N,D)", got, hint)
+    wanted, hint = "to return a tensor", "hook a part of it that returns one"
+    got = f"{type(value).__name__} from {name}"
+    expect(isinstance(value, Tensor), "module", wanted, got, hint, TypeError)
+    wanted, hint = "to return tokens (B,N,D)", "give it NLC, or hook the module that turns them"
+    got = f"{name}'s output_fmt NCL, (B,D,N)"
+    expect(value.ndim != 3 or stated_layout(module) != "NCL", "module", wanted, got, hint)
     return cast(Tensor, value)
 
 
 def _require_mixed(module: nn.Module, calls: list[bool], with_gradients: bool) -> None:
     """Accept a module that ran under its hook, with gradients where they were asked for."""
+    name = type(module).__name__
     got = (
-        f"{type(module).__name__}, which never did: it is not a part of the model that ran, or "
-        "that model runs its children without it (hook the last of them), or is compiled"
+        f"{name}, which never did: it is not a part of the model that ran, or that model runs its "
+        "children without it (hook the last of them), or is compiled"
     )
     expect(calls, "module", "to run inside the block", got, _COMPILED)
-    ok, got = any(calls) or not with_gradients, f"{type(module).__name__}, which ran without"
+    got = f"{name}, which ran without"
     hint = (
         "if activation checkpointing runs it again in the backward pass, call backward() inside "
         "the block; if no gradients are wanted, put the block inside torch.no_grad()"
     )
-    expect(ok, "module", "to run with gradients", got, hint)
+    expect(any(calls) or not with_gradients, "module", "to run with gradients", got, hint)

@@ -1,4 +1,4 @@
-"""Batches of which one part iterates over the data set and the other balances its classes."""
+"""Sampling: one part of each batch iterates over the data set, the other balances its classes."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +85,7 @@ class _InstanceBalanced(Sampler[int]):
         self.seed = seed
         self.epoch = 0
         self.next_batch = 0
-        self.begun = False  # a pass, since the epoch was set
+        self.begun = False  # whether a pass began since the epoch was set
 
     def __len__(self) -> int:
         return len(range(self.rank, self.num_samples, self.num_replicas))
@@ -94,7 +94,7 @@ class _InstanceBalanced(Sampler[int]):
         return iter(self.order().tolist())
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the begin of an epoch, but stay at a place of it that was loaded."""
+        """Go to the beginning of an epoch, but stay at a place of it that was loaded."""
         epoch = as_integer("epoch", epoch, low=0)
         if self.begun or epoch != self.epoch:
             self.next_batch = 0
@@ -288,35 +288,33 @@ class _Batches(Iterator[list[int]]):
 
 def _dataset_labels(value: Any) -> Tensor:
     """Accept a data set's labels, integers `(N,)` or `(N,1)`; return int64 `(N,)` on the CPU."""
+    wanted = "to be the data set's labels"
     hint = (
         "Lightning does this when it rebuilds batch samplers: give "
         "Trainer(use_distributed_sampler=False) and pass `num_replicas` and `rank` yourself"
     )
-    a_sampler = isinstance(value, Sampler)
-    wanted = "to be the data set's labels"
-    expect(not a_sampler, "labels", wanted, "a sampler", hint, TypeError)
+    expect(not isinstance(value, Sampler), "labels", wanted, "a sampler", hint, TypeError)
     array = np.array(None)
     if hasattr(value, "__len__") and not isinstance(value, (str, bytes)):
         with suppress(TypeError, ValueError, RuntimeError):  # refused below, as what it is
             array = value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
     wanted = "to be a sequence, array or tensor of integers"
-    names = "number the classes with numpy.unique(labels, return_inverse=True)[1]"
     strings = array.ndim == 1 and array.size > 0 and isinstance(array[0], str)
-    expect(not strings, "labels", wanted, f"strings, {shown(value)}", names, TypeError)
+    hint = "number the classes with numpy.unique(labels, return_inverse=True)[1]"
+    expect(not strings, "labels", wanted, f"strings, {shown(value)}", hint, TypeError)
     hint = "give one class index a sample, in the order of the data set"
     expect_type(array.dtype != object, "labels", wanted, value, hint)
     array = np.atleast_1d(array)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    rows = "take the class of one-hot rows with numpy.argmax(labels, axis=1)"
-    whole = "convert class indices with numpy.asarray(labels).astype(int)"
-    kind, shape = array.dtype.kind, torch.Size(array.shape)
-    hint = rows if array.ndim == 2 else ""
     wanted = "to have shape (N,), one class index a sample and N >= 1"
-    expect(array.ndim == 1 and array.size > 0, "labels", wanted, shape, hint)
-    expect(kind in "iu", "labels", "to be integers", str(array.dtype), whole, TypeError)
+    rows = "take the class of one-hot rows with numpy.argmax(labels, axis=1)"
+    hint = rows if array.ndim == 2 else ""
+    expect(array.ndim == 1 and array.size > 0, "labels", wanted, torch.Size(array.shape), hint)
+    hint = "convert class indices with numpy.asarray(labels).astype(int)"
+    expect(array.dtype.kind in "iu", "labels", "to be integers", str(array.dtype), hint, TypeError)
     low, high = int(array.min()), int(array.max())
+    wrong, last = low if low < 0 else high, _checks.MOST_CLASSES - 1
     wanted, hint = "to be class indices in 0 to {last}", "number the classes from 0"
-    ok = low >= 0 and high < _checks.MOST_CLASSES
-    expect(ok, "labels", wanted, low if low < 0 else high, hint, last=_checks.MOST_CLASSES - 1)
+    expect(0 <= wrong <= last, "labels", wanted, wrong, hint, last=last)
     return torch.from_numpy(array.astype(np.int64))

@@ -5,17 +5,24 @@ import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from spmix_aug import _checks
-from spmix_aug._checks import expect, expect_type
+from spmix_aug._checks import expect, expect_type, optional
+from spmix_aug._grids import Size
 from spmix_aug._guards import LOOKED_AT, LOOKS, findings, value_range
 from spmix_aug._random import Home, draw_uniform, generator_here, new_stream
-from spmix_aug._workers import NUMBERS, follow, new_shared, publish, require_travels
-from spmix_aug.batch import unpack_batch
+from spmix_aug._workers import (
+    NUMBERS,
+    new_shared,
+    publish_numbers,
+    require_settable,
+    take_over_numbers,
+)
+from spmix_aug.batch import unit_range, unpack_batch
 from spmix_aug.functional import pairing as pairings
 from spmix_aug.functional import patches
 from spmix_aug.functional.targets import class_distribution, mix_targets
@@ -28,11 +35,6 @@ PairingFunction = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
 Batch = TypeVar("Batch", bound=Sequence[Any] | MutableMapping[str, Any])
 
 PAIRINGS = {"relative": pairings.draw_at_least_as_frequent, "any": pairings.draw_other}
-
-
-def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    """Make a check that accepts None as well."""
-    return lambda name, value: None if value is None else check(name, value)
 
 
 def _as_key(name: str, value: Any) -> Any:
@@ -66,10 +68,10 @@ _share = partial(_checks.as_number, high=1.0)
 
 # What each setting accepts, whenever it is set: `check(name, value)` returns what is kept.
 SETTINGS: dict[str, Callable[[str, Any], Any]] = {
-    "num_classes": _optional(partial(_checks.as_integer, high=_checks.MOST_CLASSES)),
-    "class_counts": _optional(_checks.as_counts),
+    "num_classes": optional(partial(_checks.as_integer, high=_checks.MOST_CLASSES)),
+    "class_counts": optional(_checks.as_counts),
     "saliency": lambda _, saliency: find_provider(saliency),
-    "patch_size": _optional(_checks.as_integer),
+    "patch_size": optional(_checks.as_integer),
     "alpha": _share,
     "floor": _share,
     "normalize": partial(_checks.as_choice, allowed=patches.NORMALIZATIONS),
@@ -77,8 +79,8 @@ SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "p": _share,
     "pairing": _as_pairing,
     "target": partial(_checks.as_choice, allowed=("own", "ratio")),
-    "mean": _optional(_checks.as_channel_values),
-    "std": _optional(_as_std),
+    "mean": optional(_checks.as_channel_values),
+    "std": optional(_as_std),
     "image_key": _as_key,
     "label_key": _as_key,
     "inplace": _checks.as_flag,
@@ -193,32 +195,32 @@ class SaliencyPatchMix(nn.Module):
         self._stream, self._home, self._shared = new_stream(self), Home.here(), new_shared()
         self._fetcher, self._epochs, self._looks = None, 0, LOOKS
         self._require_fitting()
-        publish(self)
+        publish_numbers(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Check a setting whenever it is set; none becomes a part of this module."""
+        """Check a setting whenever it is set; modules and tensors among them are not registered."""
         made = "_looks" in self.__dict__
         if name not in SETTINGS:
             super().__setattr__(name, value)
         else:
             value = SETTINGS[name](name, value)
             if made and name not in NUMBERS:
-                require_travels(self, name)
+                require_settable(self, name)
             # A module would be registered by nn.Module, and a tensor rounded by half().
             self.__dict__[name] = value
         if made and name in NUMBERS:
-            publish(self)
+            publish_numbers(self)
         if made and name in LOOKED_AT and self._looks >= 0:
             self._looks = LOOKS
 
     def _require_fitting(self) -> None:
         """Check the settings that depend on each other: here, so that any may be set first."""
-        if self.num_classes is None and self.class_counts is not None:
-            self.num_classes = len(self.class_counts)
-        wanted, hint = "to have `num_classes` = {number} counts", "give one of the two"
         number, counts = self.num_classes, self.class_counts
+        if number is None and counts is not None:
+            number = self.num_classes = len(counts)
         expect(number is not None, "num_classes", "or `class_counts`", "neither")
         given = number if counts is None else len(counts)
+        wanted, hint = "to have `num_classes` = {number} counts", "give one of the two"
         expect(given == number, "class_counts", wanted, given, hint, number=number)
         _checks.require_together(self.mean, self.std)
         wanted = "to be at least `floor`, {floor:g}"
@@ -255,8 +257,8 @@ class SaliencyPatchMix(nn.Module):
             TypeError: if an argument is of the wrong type.
             ValueError: if shapes or devices do not fit, or, on CPU tensors, values.
         """
-        given: Any = {"labels": labels, "model": model, "saliency": saliency, "partner": partner}
-        return self._mix(images, self.inplace, **given)
+        given: Any = {"model": model, "saliency": saliency, "partner": partner}
+        return self._mix(images, labels, self.inplace, **given)
 
     if TYPE_CHECKING:  # a module's own __call__ returns Any
 
@@ -285,9 +287,8 @@ class SaliencyPatchMix(nn.Module):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Mix a batch, see `forward`."""
 
-    def _mix(self, batch: Any, inplace: bool, off: bool = False, **given: Any) -> Any:
+    def _mix(self, batch: Any, labels: Any, inplace: bool, off: bool = False, **given: Any) -> Any:
         """Mix a batch in any form by what is `given` to `plan`; `off` leaves it as it is."""
-        labels = given.pop("labels", None)
         images, labels, rebuild = unpack_batch(batch, labels, self.image_key, self.label_key)
         if inplace:
             _checks.require_writable(images)  # before anything is drawn
@@ -310,16 +311,12 @@ class SaliencyPatchMix(nn.Module):
     ) -> MixPlan:
         """Decide what is mixed with what and how strongly, without mixing yet.
 
-        A plan can mix several things alike; `plan(other_view, labels, partner=plan.partner)`
-        plans another view of the same pairs. Arguments and errors are those of a call with
-        unpacked `images` and `labels`.
+        One plan can mix several things; `plan(other_view, labels, partner=plan.partner)` plans
+        another view of the same pairs. Arguments and errors are those of a call with unpacked
+        `images` and `labels`.
         """
         images, labels, targets = self._checked(images, labels)
-        # An index is a number also while compiling for any size: one graph for each size of images.
-        size = (operator.index(images.shape[2]), operator.index(images.shape[3]))
-        # A larger patch is the whole image, too, but would be written out pixel by pixel.
-        patch_size = min(self.patch_size or max(2, round(min(size) / 14)), max(size))
-        patch_size = operator.index(patch_size)
+        size, patch_size = self._sizes(images)
         if saliency is not None:
             saliency = _checks.as_maps(saliency, images)
         if partner is not None:
@@ -328,11 +325,10 @@ class SaliencyPatchMix(nn.Module):
             return MixPlan._nothing(targets, patch_size, size)
 
         # 1. Where is the object?
-        maps = None if saliency is not None else self._maps(images, labels, targets, model)
+        maps = self._maps(images, labels, targets, model) if saliency is None else saliency
         if _checks.reads_values(images) and self._looks > 0:  # in this order, for torch.compile
-            self._look(findings(self, images, patch_size, maps))
-        given = cast(Tensor, saliency if maps is None else maps)
-        saliency = finite(given if given.dtype == torch.float64 else given.float())
+            self._look(findings(self, images, patch_size, maps if saliency is None else None))
+        maps = finite(maps if maps.dtype == torch.float64 else maps.float())
 
         # 2. Who is mixed with whom? All that is random in a plan is drawn here.
         itself = torch.arange(len(images), device=images.device)  # (B,)
@@ -340,7 +336,7 @@ class SaliencyPatchMix(nn.Module):
         partner, noise = self._draw(targets.argmax(dim=1), itself, partner, grid)
 
         # 3. How strongly, patch by patch? (SPMix, equations 1 to 3)
-        scores = patches.patch_scores(saliency, patch_size, size)  # (B,gh,gw)
+        scores = patches.patch_scores(maps, patch_size, size)  # (B,gh,gw)
         if noise is not None:
             scores = patches.add_noise(scores, noise, self.jitter)
         scores = patches.raise_floor(patches.NORMALIZATIONS[self.normalize](scores), self.floor)
@@ -351,13 +347,20 @@ class SaliencyPatchMix(nn.Module):
         if self.target == "ratio":
             targets = mix_targets(targets, partner, patches.mean_ratio(ratios, patch_size, size))
 
-        stats = self.mean, self.std
-        return MixPlan(partner, ratios, targets, patch_size, size, saliency, *stats)
+        return MixPlan(partner, ratios, targets, patch_size, size, maps, self.mean, self.std)
+
+    def _sizes(self, images: Tensor) -> tuple[Size, int]:
+        """Height and width of images, and the side of their patches, in pixels."""
+        # An index is a number also while compiling for any size: one graph for each size of images.
+        size = operator.index(images.shape[2]), operator.index(images.shape[3])
+        # A larger patch is the whole image, too, but would be written out pixel by pixel.
+        patch_size = min(self.patch_size or max(2, round(min(size) / 14)), max(size))
+        return size, operator.index(patch_size)
 
     def _checked(self, images: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Check images and labels; return them and the labels as distributions `(B,K)`."""
         if not torch.compiler.is_compiling():
-            follow(self)
+            take_over_numbers(self)
         self._require_fitting()
         images = _checks.require_images(images, self.mean, self.std).detach()
         labels = _checks.as_labels(labels, len(images), self.num_classes, images.device)
@@ -369,15 +372,16 @@ class SaliencyPatchMix(nn.Module):
         """Ask the provider for maps `(B,H,W)`, or one of our own for coarser ones `(B,h,w)`."""
         provider: Any = self.saliency
         _checks.require_model(provider, model)
-        # Our own take any dtype, and convert no more of the images than they need. Not a variant
-        # that a user derived from one: what it overrides is to be called.
-        low_res = type(provider) in LOW_RES
-        if not getattr(provider, "needs_model", False) and not (low_res and self.mean is None):
-            images = self._unit_range(images)
-        if low_res:
+        # Our own take any dtype, and convert no more of the images than they need. Not a class that
+        # a user derived from one: what it overrides is to be called.
+        if type(provider) in LOW_RES:
+            if self.mean is not None:
+                images = unit_range(images, self.mean, self.std)
             maps: Tensor = provider.low_res_maps(images)
             return maps
-        # Rows tell our own how many logits the model has; others get indices where they were given.
+        if not _checks.needs_model(provider):
+            images = unit_range(images, self.mean, self.std)
+        # Our own read the number of logits off rows; others get indices where they were given.
         rows = labels.ndim == 2 or type(provider) in MODEL_BASED
         return _checks.as_maps(provider(images, targets if rows else labels, model), images)
 
@@ -385,7 +389,7 @@ class SaliencyPatchMix(nn.Module):
         """Warn once of what may be a mistake, on the first calls with tensors on the CPU."""
         self._looks -= 1
         if found:
-            self._looks = -1
+            self._looks = -1  # never again
             hint = "mixer.check(images, labels) looks at everything."
             warnings.warn("\n".join([*found, hint]), stacklevel=5)
 
@@ -407,8 +411,7 @@ class SaliencyPatchMix(nn.Module):
         _checks.as_labels(labels.cpu(), len(images), self.num_classes, torch.device("cpu"))
         maps = self._maps(images, labels, targets, model).cpu()
         images, classes = images.cpu(), targets.argmax(dim=1).cpu()
-        size = (images.shape[2], images.shape[3])
-        patch_size = min(self.patch_size or max(2, round(min(size) / 14)), max(size))
+        size, patch_size = self._sizes(images)
         rows, columns = patches.patch_grid(size, patch_size)
         low, high = images.min(), images.max()
         in_batch = pairings.class_counts_in(classes, self.num_classes)
@@ -454,20 +457,6 @@ class SaliencyPatchMix(nn.Module):
             return partner, None
         return partner, (uniform[gates:].view(batch, *grid) - 0.5) * 12**0.5
 
-    def _unit_range(self, images: Tensor) -> Tensor:
-        """Bring images back to [0, 1], float32 at least."""
-        if images.dtype == torch.uint8:
-            return images.float() / 255
-        if images.dtype != torch.float64:
-            images = images.float()
-        if self.mean is None or self.std is None:
-            return images
-        mean, std = (
-            values.to(images.device, images.dtype, non_blocking=True).view(-1, 1, 1)
-            for values in (self.mean, self.std)
-        )
-        return torch.addcmul(mean, images, std)
-
     def bind(self, model: nn.Module | None = None) -> "BoundMix":
         """Make a callable `(images, targets) -> (mixed, targets)` that brings the model along.
 
@@ -512,7 +501,7 @@ class SaliencyPatchMix(nn.Module):
         self._stream = new_stream(self)
         if not self._home.is_away():  # a copy, or read from a file
             self._home, self._shared = Home.here(), new_shared()
-            publish(self)
+            publish_numbers(self)
 
 
 def _named(value: object) -> str:
@@ -555,7 +544,7 @@ class BoundMix:
     def __call__(self, images: Any, targets: Tensor | None = None) -> Any:
         """Mix a batch, see `SaliencyPatchMix.forward`."""
         off = not _checks.as_flag("mixup_enabled", self.mixup_enabled)
-        return self.mixer._mix(images, self.mixer.inplace, off, labels=targets, model=self.model)
+        return self.mixer._mix(images, targets, self.mixer.inplace, off, model=self.model)
 
     def __repr__(self) -> str:
         """Show the mixer, the model's class and the switch."""

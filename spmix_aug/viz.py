@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from spmix_aug import _checks
 from spmix_aug import functional as steps
-from spmix_aug._checks import expect, expect_type
+from spmix_aug._checks import expect, expect_type, optional
+from spmix_aug.batch import unit_range
 from spmix_aug.plan import MixPlan
 from spmix_aug.sampler import TailHeadPairSampler, head_tail_split
 
@@ -29,7 +30,7 @@ except ImportError as error:
     ) from error
 
 COLUMNS = ("own", "partner", "own saliency", "partner saliency", "ratio of own", "mix")
-# Of Okabe and Ito, which colour-blind readers tell apart.
+# Of Okabe and Ito, which colour-blind readers can distinguish.
 GROUP_COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00"}
 
 
@@ -92,7 +93,7 @@ def plot_plan(
     maps = cast(Tensor, plan.saliency)
     batch, num_classes = plan.targets.shape
     mixed = plan.images(_checks.require_images(images).detach())  # checks that they fit
-    names = _checks.class_names(class_names, num_classes)
+    names = _as_names(class_names, num_classes)
     if samples is None:
         samples = range(min(_checks.as_integer("rows", rows), batch))
     samples = _as_samples(samples, batch)
@@ -103,10 +104,10 @@ def plot_plan(
 
     if mean is None and std is None:
         mean, std = plan.mean, plan.std
-    given = (("mean", mean), ("std", std))
-    scale = [v if v is None else _checks.as_channel_values(name, v) for name, v in given]
+    as_values = optional(_checks.as_channel_values)
+    scale = as_values("mean", mean), as_values("std", std)
     _checks.require_together(*scale)
-    own, mixed = (_viewable(shown, *scale) for shown in (images.detach(), mixed))
+    own, mixed = (_viewable(each, *scale) for each in (images.detach(), mixed))
     maps = F.interpolate(maps.float().unsqueeze(1), plan.image_size, mode="bilinear").squeeze(1)
     pixels = steps.expand_to_pixels(plan.ratios, plan.patch_size, plan.image_size)
     share = steps.mean_ratio(plan.ratios, plan.patch_size, plan.image_size).tolist()
@@ -115,10 +116,9 @@ def plot_plan(
     height, width = plan.image_size
     figure = _Shown(figsize=(1.6 * len(COLUMNS), 1.6 * len(samples) * height / width + 0.4))
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.02)
-    told = []
-    for row, i in zip(
-        figure.subplots(len(samples), len(COLUMNS), squeeze=False), samples, strict=True
-    ):
+    panels = figure.subplots(len(samples), len(COLUMNS), squeeze=False)
+    texts = []
+    for row, i in zip(panels, samples, strict=True):
         partner, target = partners[i], _named(plan.targets[i], names)
         note = "not mixed" if partner == i else f"mean {share[i]:.2f}"
         _show(row[0], own[i], own_names[i])
@@ -127,11 +127,22 @@ def plot_plan(
         _show(row[3], maps[partner])
         _show(row[4], pixels[i], note, highest=1.0)
         _show(row[5], mixed[i], f"label {target}")
-        told.append(f"sample {i} with {partner}, ratio {note}, label {target}")
+        texts.append(f"sample {i} with {partner}, ratio {note}, label {target}")
     for axes, title in zip(figure.axes, COLUMNS, strict=False):
         axes.set_title(title, fontsize=10)
-    figure.set_label(f"Six columns, {', '.join(COLUMNS)}. Rows: {'; '.join(told)}.")
+    figure.set_label(f"Six columns, {', '.join(COLUMNS)}. Rows: {'; '.join(texts)}.")
     return figure
+
+
+def _as_names(value: Any, num_classes: int) -> list[str]:
+    """Accept one name a class; the numbers of the classes when None."""
+    if value is None:
+        return [str(index) for index in range(num_classes)]
+    ok = isinstance(value, Sequence) and not isinstance(value, str)
+    expect_type(ok, "class_names", "to be a sequence of names", value)
+    wanted = "to have {number} names, one a class"
+    expect(len(value) == num_classes, "class_names", wanted, len(value), number=num_classes)
+    return [str(name) for name in value]
 
 
 def _as_samples(value: Any, batch: int) -> list[int]:
@@ -145,10 +156,7 @@ def _as_samples(value: Any, batch: int) -> list[int]:
 
 def _viewable(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
     """Bring images to what is drawn: `(B,H,W,3)` or grey `(B,H,W,1)`, in [0, 1], on the CPU."""
-    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    images = images.cpu()
-    if mean is not None and std is not None:
-        images = torch.addcmul(mean.view(-1, 1, 1), images, std.view(-1, 1, 1))
+    images = unit_range(images.cpu(), mean, std)
     if images.shape[1] != 3:
         images = images.mean(dim=1, keepdim=True)
     return images.clamp(0, 1).permute(0, 2, 3, 1)
@@ -184,7 +192,7 @@ def describe(
     p: float = 0.5,
     epoch: int = 0,
 ) -> str:
-    """Tell how a sampler treats each class: its size, its share of the batches, its partners.
+    """Report how a sampler treats each class: its size, its share of the batches, its partners.
 
     Counted in one epoch of the sampler's batches, in which samples are mixed with probability `p`
     by relative pairing. A *draw* is a place in a batch; the *partners* of an image are the other
@@ -226,7 +234,7 @@ def plot_sampler(
     p: float = 0.5,
     epoch: int = 0,
 ) -> Figure:
-    """Draw what `describe` tells: class sizes, and draws and partners of the images of each class.
+    """Draw what `describe` reports: class sizes, draws and partners of the images of each class.
 
     Bars of the sizes, coloured by group; then mean, least and most draws and partners of an image,
     with a dot for each image of the few-shot classes; all on logarithmic axes. Arguments and
@@ -242,31 +250,25 @@ class _SamplerAudit:
     """What an epoch of a sampler does with each sample of the data set; see `describe`."""
 
     def __init__(
-        self,
-        sampler: TailHeadPairSampler,
-        class_names: Sequence[str] | None,
-        many: float,
-        few: float,
-        p: float,
-        epoch: int,
+        self, sampler: Any, class_names: Any, many: float, few: float, p: float, epoch: int
     ) -> None:
         self.sampler = _checks.as_instance("sampler", sampler, TailHeadPairSampler)
         counts = sampler.class_counts
-        self.names = _checks.class_names(class_names, len(counts))
+        self.names = _as_names(class_names, len(counts))
         split = head_tail_split(counts, many=many, few=few)._asdict()
-        of_class = {k: group for group, members in split.items() for k in members}
-        self.groups = [of_class[k] for k in range(len(counts))]
+        group_of = {k: group for group, members in split.items() for k in members}
+        self.groups = [group_of[k] for k in range(len(counts))]
         self.many, self.few, self.p = many, few, _checks.as_number("p", p, high=1.0)
         self.epoch = _checks.as_integer("epoch", epoch, low=0)
-        number = int(counts.sum())
         # Nothing here is of the default device, or of the default dtype.
         of_sorted = torch.arange(len(counts), device="cpu").repeat_interleave(counts)
         self.classes = torch.empty_like(of_sorted)  # (N,)
         self.classes[sampler._by_class] = of_sorted
-        self._count(number)
+        self._count()
 
-    def _count(self, number: int) -> None:
+    def _count(self) -> None:
         """Go through the batches of the epoch: places in them, and distinct partners, `(N,)`."""
+        number = len(self.classes)
         sampler = copy.deepcopy(self.sampler)  # iterating one moves its place in the epoch
         sampler.load_state_dict({"epoch": self.epoch, "next_batch": 0})
         generator = np.random.default_rng(sampler.sampler.seed)
@@ -282,18 +284,16 @@ class _SamplerAudit:
         distinct: Tensor = torch.cat(pairs).unique()  # type: ignore[no-untyped-call]
         self.partners = torch.bincount(distinct // number, minlength=number)
 
-    def rows(self) -> list[tuple[str, ...]]:
+    def _table(self) -> list[tuple[str, ...]]:
         """Write the table, a heading and a row a class."""
-        table: list[tuple[str, ...]] = [
-            ("class", "group", "samples", "of the data", "of the draws", "draws", "partners")
-        ]
+        heading = "class", "group", "samples", "of the data", "of the draws", "draws", "partners"
+        table: list[tuple[str, ...]] = [heading]
         for k, count in enumerate(self.sampler.class_counts.tolist()):
             draws, partners = self.draws[self.classes == k], self.partners[self.classes == k]
-            data_share = count / len(self.classes)
-            draw_share = float(draws.sum()) / float(self.draws.sum())
-            shares = f"{data_share:.1%}", f"{draw_share:.1%}"
+            of_data = f"{count / len(self.classes):.1%}"
+            of_draws = f"{float(draws.sum()) / float(self.draws.sum()):.1%}"
             spreads = _range(draws), _range(partners)
-            table.append((self.names[k], self.groups[k], str(count), *shares, *spreads))
+            table.append((self.names[k], self.groups[k], str(count), of_data, of_draws, *spreads))
         return table
 
     def __str__(self) -> str:
@@ -302,28 +302,21 @@ class _SamplerAudit:
         of_ranks = f" on rank {self.sampler.sampler.rank} of {ranks}" if ranks > 1 else ""
         rank_samples = len(self.sampler.sampler)
         times = len(self.sampler) * self.sampler.batch_size / rank_samples
-        table = self.rows()
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if place < 2 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in table
-        ]
-        return "\n".join(
-            [
-                f"{len(self.classes)} samples of {len(self.names)} classes. An epoch{of_ranks} "
-                f"has {len(self.sampler)} batches of {self.sampler.batch_size} samples, "
-                f"{self.sampler.num_balanced} of them class-balanced, {times:.1f} times the "
-                "batches of a plain pass.",
-                f"Many-shot: more than {self.many:g} samples; few-shot: fewer than {self.few:g}.",
-                f"Draws and partners of an image in epoch {self.epoch}: mean (least to most), "
-                f"mixed with p = {self.p:g} by relative pairing.",
-                "",
-                *lines,
-            ]
+        columns = []
+        for place, column in enumerate(zip(*self._table(), strict=True)):
+            width = max(map(len, column))
+            columns.append([c.ljust(width) if place < 2 else c.rjust(width) for c in column])
+        lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+        text = (
+            f"{len(self.classes)} samples of {len(self.names)} classes. An epoch{of_ranks} "
+            f"has {len(self.sampler)} batches of {self.sampler.batch_size} samples, "
+            f"{self.sampler.num_balanced} of them class-balanced, {times:.1f} times the "
+            "batches of a plain pass.\n"
+            f"Many-shot: more than {self.many:g} samples; few-shot: fewer than {self.few:g}.\n"
+            f"Draws and partners of an image in epoch {self.epoch}: mean (least to most), "
+            f"mixed with p = {self.p:g} by relative pairing.\n"
         )
+        return "\n".join([text, *lines])
 
     def plot(self) -> Figure:
         """Draw class sizes, and draws and partners of the images of each class."""
@@ -347,9 +340,8 @@ class _SamplerAudit:
                 reach = [[middle - float(of_class.min())], [float(of_class.max()) - middle]]
                 axes.errorbar([k], [middle], reach, fmt="o", color=colour, capsize=4)
                 if group == "few":
-                    beside = [
-                        k - 0.3 + 0.6 * i / max(1, len(of_class) - 1) for i in range(len(of_class))
-                    ]
+                    last = max(1, len(of_class) - 1)
+                    beside = [k - 0.3 + 0.6 * i / last for i in range(len(of_class))]
                     axes.plot(beside, of_class.numpy(), ".", color=colour, alpha=0.4, markersize=4)
             axes.set_yscale("symlog", linthresh=1)  # shows 0 as well
             axes.set(ylim=(0, None), title=title)

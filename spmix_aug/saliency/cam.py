@@ -36,8 +36,7 @@ class GradCAM:
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         ok = target_layer is None or isinstance(target_layer, (str, nn.Module))
-        wanted = "to be a module, its dotted name or None"
-        expect_type(ok, "target_layer", wanted, target_layer)
+        expect_type(ok, "target_layer", "to be a module, its dotted name or None", target_layer)
         ok = reshape_transform is None or callable(reshape_transform)
         expect_type(ok, "reshape_transform", "to be callable or None", reshape_transform)
         self.target_layer = target_layer
@@ -58,13 +57,12 @@ class GradCAM:
             return images.new_zeros(0, *size, dtype=torch.float32)
         with guard.preserved(model, images.device) as network:
             features, layer, output = self._watch(network, guard.model_input(images, network))
-            logits = guard.logits_of(output, guard.classes_of(labels))
-            guard.labels_fit_logits(labels, logits)
+            logits = guard.logits_for(labels, output)
             one_hot = labels.clone() if labels.ndim == 2 else F.one_hot(labels, logits.shape[1])
             slopes = guard.gradient_of((logits * one_hot).sum(), features)
             maps, slopes = (
-                self._as_maps(tensor.detach().float(), layer, network, images)
-                for tensor in (features, slopes)
+                self._as_maps(each.detach().float(), layer, network, images)
+                for each in (features, slopes)
             )  # (B,D,h,w)
             weights = slopes.mean(dim=(2, 3), keepdim=True)
             cam = (weights * maps).sum(dim=1, keepdim=True).clamp(min=0)  # (B,1,h,w)
@@ -141,11 +139,8 @@ class GradCAM:
             features = features.movedim(-1, 1)
         ok = is_dense(features) and features.ndim == 4 and len(features) == len(images)
         ok = ok and 0 not in features.shape and not features.is_complex()
-        wanted, got = (
-            "to give feature maps of shape (B,D,h,w)",
-            f"{described(features)} from {layer}",
-        )
-        expect(ok, "target_layer", wanted, got, hint)
+        got = f"{described(features)} from {layer}"
+        expect(ok, "target_layer", "to give feature maps of shape (B,D,h,w)", got, hint)
         return features.float()
 
     def __repr__(self) -> str:

@@ -43,13 +43,11 @@ class InputGradient:
             return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
         with guard.preserved(model, images.device) as network:
             leaf = guard.model_input(images, network)
-            logits = guard.logits_of(guard.run(network, leaf), guard.classes_of(labels))
-            guard.labels_fit_logits(labels, logits)
+            logits = guard.logits_for(labels, guard.run(network, leaf))
             # A sum, so that each sample's gradient is its own.
             loss = F.cross_entropy(logits, labels.clone(), reduction="sum")
             gradient = guard.gradient_of(loss, leaf)
-            maps = gradient.float().abs().amax(dim=1, keepdim=True)  # (B,1,H,W)
-            maps = finite(maps)
+            maps = finite(gradient.float().abs().amax(dim=1, keepdim=True))  # (B,1,H,W)
             if self.sigma > 0:
                 side = 2 * math.ceil(2 * self.sigma) + 1
                 maps = blur(maps, gaussian_weights(side, self.sigma), "replicate")

@@ -21,16 +21,11 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: if its parameters are sharded, so that it runs only as a whole.
     """
-    while True:
-        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-            continue
-        # Of torch.compile and of Lightning Fabric.
-        names = ("_orig_mod", "_original_module", "_forward_module")
-        inside = [model._modules[name] for name in names if name in model._modules]
-        if not inside:
-            break
-        model = cast(nn.Module, inside[0])
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        return unwrap(model.module)
+    for name in ("_orig_mod", "_original_module", "_forward_module"):  # torch.compile, Fabric
+        if name in model._modules:
+            return unwrap(cast(nn.Module, model._modules[name]))
     sharded = any(type(p).__name__ in ("DTensor", "FlatParameter") for p in model.parameters())
     hint = "use model-free saliency, or maps computed elsewhere"
     expect(not sharded, "model", "to have whole parameters", "sharded ones (FSDP)", hint)
@@ -112,21 +107,6 @@ def labels_and_model(
     return labels.float() if labels.ndim == 2 else labels.long(), cast(nn.Module, model)
 
 
-def classes_of(labels: Tensor) -> int | None:
-    """Number of classes that rows of labels `(B,K)` tell of."""
-    return labels.shape[1] if labels.ndim == 2 else None
-
-
-def labels_fit_logits(labels: Tensor, logits: Tensor) -> None:
-    """Accept labels `(B,)` or `(B,K)` of the classes that the model's logits `(B,K)` have."""
-    _checks.require_on("the logits of model", logits, labels.device, "labels'")
-    num_classes = logits.shape[1]
-    ok = len(logits) == len(labels) and (labels.ndim == 1 or labels.shape[1] == num_classes)
-    expect(ok, "labels", "to fit the model's logits of {shape}", labels, shape=tuple(logits.shape))
-    if labels.ndim == 1:
-        _checks.require_below("labels", labels, num_classes, "the model has no more logits")
-
-
 def model_input(images: Tensor, model: nn.Module) -> Tensor:
     """Copy `images` for a model outside autocast: a leaf in the dtype of its parameters.
 
@@ -179,6 +159,17 @@ def run(model: nn.Module, images: Tensor) -> Any:
             f"{first}; wrap it in a module whose forward(images) gives it what else it needs, or "
             "use model-free saliency."
         ) from error
+
+
+def logits_for(labels: Tensor, output: Any) -> Tensor:
+    """Find the logits `(B,K)` in what a model returned, of the classes that the labels have."""
+    logits = logits_of(output, labels.shape[1] if labels.ndim == 2 else None)
+    _checks.require_on("the logits of model", logits, labels.device, "labels'")
+    wanted, shape = "to fit the model's logits of {shape}", tuple(logits.shape)
+    expect(len(logits) == len(labels), "labels", wanted, labels, shape=shape)
+    if labels.ndim == 1:
+        _checks.require_below("labels", labels, shape[1], "the model has no more logits")
+    return logits
 
 
 def logits_of(output: Any, num_classes: int | None = None) -> Tensor:
