@@ -7,9 +7,9 @@ an accelerator that would make the host wait for the device.
 
 import difflib
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
-from typing import Any, TypeGuard, TypeVar, cast
+from typing import Any, ClassVar, TypeGuard, TypeVar, cast
 
 import numpy as np
 import torch
@@ -101,6 +101,17 @@ def reads_values(value: Tensor) -> bool:
     return value.device.type == "cpu" and value.numel() > 0 and not torch.compiler.is_compiling()
 
 
+class Checked:
+    """Checks settings whenever they are set: `check(name, value)` returns what is kept."""
+
+    _settings: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._settings:
+            value = self._settings[name](name, value)
+        super().__setattr__(name, value)
+
+
 # Single values: each returns what it accepts.
 
 
@@ -113,9 +124,27 @@ def as_tensor(name: str, value: Any, form: str = "") -> Tensor:
     """Accept a dense tensor; `form` says more of what the caller accepts."""
     if not is_dense(value):
         dense = "dense " if isinstance(value, Tensor) else ""
-        hint = f"make one with torch.as_tensor({name})" if isinstance(value, ARRAYS) else ""
-        expect_type(False, name, f"to be a {dense}tensor{form}", value, hint)
+        expect_type(False, name, f"to be a {dense}tensor{form}", value, _way_to_tensor(name, value))
     return cast(Tensor, value)
+
+
+def _way_to_tensor(name: str, value: Any) -> str:
+    """Say how a value becomes a tensor, where it can."""
+    if hasattr(value, "to_numpy"):  # a Series
+        return f"make one with torch.as_tensor({name}.to_numpy())"
+    if not isinstance(value, ARRAYS) or len(value) == 0:
+        return ""
+    first = value[0]
+    if isinstance(first, (str, bytes)):
+        return f"number them with numpy.unique({name}, return_inverse=True)[1]"
+    if isinstance(first, Tensor) and first.ndim > 0:
+        same = all(isinstance(item, Tensor) and item.shape == first.shape for item in value)
+        return f"make one with torch.stack(tuple({name}))" if same else "give one of them"
+    return (
+        ""
+        if isinstance(first, (Tensor, *ARRAYS, dict)) and name == "images"
+        else (f"make one with torch.as_tensor({name})")
+    )
 
 
 def as_instance(name: str, value: Any, kind: type[Kind]) -> Kind:
@@ -160,7 +189,7 @@ def as_choice(name: str, value: Any, allowed: Collection[str], otherwise: str = 
     wanted = f"to be one of {', '.join(map(repr, allowed))}{otherwise}"
     expect_type(isinstance(value, str), name, wanted, value)
     if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, 1, cutoff=0.5)
+        near = difflib.get_close_matches(value.lower(), allowed, 1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else ""
         expect(False, name, wanted, shown(value), hint)
     return str(value)
@@ -170,9 +199,10 @@ def as_counts(name: str, value: object) -> Tensor:
     """Accept one number of samples a class; return a copy `(K,)` on the CPU."""
     if hasattr(value, "items"):  # a dict, Counter or Series says itself which class has how many
         value = _by_class(name, value)
-    sizes = own_copy(name, value)
+    hint = "give a list, an array, a tensor, or a dict by class"
+    sizes = own_copy(name, value, hint)
     ok = sizes.ndim == 1 and len(sizes) > 0
-    expect(ok, name, "to have shape (K,), one count a class", sizes.shape)
+    expect(ok, name, "to have shape (K,), one count a class", sizes.shape, hint)
     ok = bool((sizes >= 0).all()) and bool(sizes.isfinite().all())
     expect(ok, name, "to be finite and at least 0", sizes.tolist())
     ok, hint = bool((sizes == sizes.round()).all()), "give counts: weights would invert the pairing"
@@ -200,13 +230,13 @@ def as_channel_values(name: str, value: object) -> Tensor:
     return numbers
 
 
-def own_copy(name: str, value: object) -> Tensor:
+def own_copy(name: str, value: object, hint: str = "") -> Tensor:
     """Copy numbers in any form to a CPU tensor, int64 or float32, that nobody else can change."""
     try:
         array = np.array(value.numpy(force=True) if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         array = np.array(None)
-    expect_type(array.dtype.kind in "iuf", name, "to be numbers", value)
+    expect_type(array.dtype.kind in "iuf", name, "to be numbers", value, hint)
     with np.errstate(over="ignore"):  # what becomes infinite is refused as such
         array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
     return torch.from_numpy(array)
@@ -239,7 +269,10 @@ def require_images(value: object, mean: Tensor | None = None, std: Tensor | None
     """Accept images `(B,C,H,W)`, whose channels `mean` and `std` fit where they are given."""
     images = as_tensor("images", value, " of shape (B,C,H,W)")
     wanted = "to be float16, bfloat16, float32, float64 or uint8"
-    hint = "convert them first, class maps with torch.nn.functional.one_hot (ids do not blend)"
+    hint = (
+        "convert them first, class maps with torch.nn.functional.one_hot (ids do not blend), or "
+        "name the place of the images in a batch with image_key="
+    )
     expect_type(images.dtype in IMAGE_DTYPES, "images", wanted, images.dtype, hint)
     ok = images.ndim == 4 and 0 not in images.shape[1:]
     expect(ok, "images", "to have shape (B,C,H,W) with C, H, W >= 1", images.shape)
@@ -277,11 +310,15 @@ def as_labels(value: object, batch: int, num_classes: int, device: torch.device)
     accepted = (batch,) if is_index and labels.ndim == 1 else (batch, num_classes)
     ok = tuple(labels.shape) == accepted and not labels.is_complex()
     wanted = "to be integers (B,) or (B,1), or rows (B,K), with B = {batch} images and K = {k}"
-    expect(ok, "labels", wanted, labels, batch=batch, k=num_classes)
+    hint = "make indices with labels.long(), or name their place in a batch with label_key="
+    expect(ok, "labels", wanted, labels, hint, batch=batch, k=num_classes)
     require_on("labels", labels, device, "images'")
     if labels.ndim == 1:
         labels = labels.detach().long()
-        hint = "leave images without a class out of the batch, images[labels >= 0]"
+        hint = (
+            "number the classes from 0, and leave images without one out of the data or the batch, "
+            "images[(labels >= 0) & (labels < num_classes)]"
+        )
         require_below("labels", labels, num_classes, hint)
     elif reads_values(labels):
         _require_distributions(labels)
@@ -335,6 +372,13 @@ def require_together(mean: Tensor | None, std: Tensor | None) -> None:
     hint = "give `mean` and `std` together, or neither"
     expect(mean is None, "std", "beside `mean`", std, hint)
     expect(std is None, "mean", "beside `std`", mean, hint)
+
+
+def require_hookable(name: str, module: nn.Module) -> None:
+    """Accept a module that takes hooks."""
+    scripted, got = isinstance(module, torch.jit.ScriptModule), "a scripted one, which takes none"
+    hint = "use input_gradient for saliency, or the model before torch.jit"
+    expect(not scripted, name, "to take hooks", got, hint)
 
 
 def needs_model(provider: object) -> bool:

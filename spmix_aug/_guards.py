@@ -1,5 +1,6 @@
 """What may be a mistake, found in some pixels of the first batches, or in all by `check`."""
 
+import sys
 from typing import Any
 
 import torch
@@ -29,7 +30,9 @@ def findings(
         all_pixels: look at all images and pixels.
     """
     found = [channels_last(images), few_patches(mixer, images, patch_size)]
-    if not all_pixels:
+    if all_pixels:
+        found.append(broken_values(images))
+    else:
         steps = [max(1, side // POINTS) for side in images.shape[2:]]
         images = images[:IMAGES, :, :: steps[0], :: steps[1]]
     if maps is not None and mixer.floor < mixer.alpha:
@@ -39,12 +42,13 @@ def findings(
     return [text for text in found if text]
 
 
-def on_levels(values: Tensor) -> bool:
-    """Whether values are 8-bit levels divided by 255, and more than a few of them."""
+def levels_used(values: Tensor) -> int:
+    """Count the 8-bit levels that values divided by 255 are on; 0 where one is on none."""
     levels = 255 * values
     whole = levels.round()
-    used = int((torch.bincount(whole.flatten().long().clamp(0, 256)) > 0).sum())
-    return used > 7 and bool(((levels - whole).abs() < 1e-3).all())
+    if not bool(((levels - whole).abs() < 1e-3).all()):
+        return 0
+    return int((torch.bincount(whole.flatten().long().clamp(0, 256)) > 0).sum())
 
 
 def value_range(images: Tensor, mean: Tensor | None, std: Tensor | None) -> tuple[str, str]:
@@ -57,25 +61,40 @@ def value_range(images: Tensor, mean: Tensor | None, std: Tensor | None) -> tupl
     """
     if not images.is_floating_point() or images.numel() == 0:
         return "", ""
-    images, raw = unit_range(images, None, None), unit_range(images, mean, std)
-    low, high = (float(extreme) for extreme in torch.aminmax(images.nan_to_num(0.5, 0.5, 0.5)))
+    images = unit_range(images, None, None).nan_to_num(0.5, 0.5, 0.5)
+    raw = unit_range(images, mean, std)
+    low, high = (float(extreme) for extreme in torch.aminmax(images))
     by_none = mean is None or std is None or bool(torch.cat([mean, std - 1]).abs().max() < 0.01)
     found = f"but values from {low:.3g} to {high:.3g}"
     far = float(((raw < -OUTSIDE) | (raw > 1 + OUTSIDE)).float().mean()) > OUTSIDE
-    if far and low >= 0 and high > 2 and bool((images == images.round()).all()):
-        return f"Expected `images` in [0, 1] or uint8, {found}: divide them by 255.", ""
+    if far and low >= 0 and (high > 10 or (high > 2 and bool((images == images.round()).all()))):
+        hint = "divide them by 255, or by the largest value of their format"
+        return f"Expected `images` in [0, 1] or uint8, {found}: {hint}.", ""
     if far and not by_none:
-        return f"Expected `images` normalised by `mean` and `std`, {found}: give those used.", ""
+        hint = "give those used"
+        if mean is not None and float(mean.abs().max()) > 2:
+            hint += ", for images in [0, 1] (of 8 bits, divide both by 255)"
+        return f"Expected `images` normalised by `mean` and `std`, {found}: {hint}.", ""
     if far:
         hint = "give `mean` and `std` of their normalisation"
         return f"Expected `images` in [0, 1], as the mixer has no `mean`, {found}: {hint}.", ""
-    if by_none or low < 0 or high > 1 or on_levels(raw):
+    if by_none or low < 0 or high > 1 or levels_used(raw) > 0:
         return "", ""
-    # Nothing below its mean, nothing above mean and one deviation: as bright images may be.
-    if on_levels(images) or (low < 0.02 and high > 0.98):
+    # Nothing below its mean, nothing above mean and one deviation: as bright images may be, above
+    # all if they end where white does.
+    up_to_white = abs(float(raw.max()) - 1) < 0.01
+    if levels_used(images) > 7 or (low < 0.02 and high > 0.98 and not up_to_white):
         hint = "normalise them, or leave `mean` and `std` out"
         return f"Expected `images` normalised by `mean` and `std`, {found}: {hint}.", ""
     return "", "cannot decide whether images are normalised: all values are in [0, 1]"
+
+
+def broken_values(images: Tensor) -> str:
+    """Judge values that are no numbers."""
+    number = int((~images.isfinite()).sum()) if images.is_floating_point() else 0
+    if number == 0:
+        return ""
+    return f"Expected `images` to be finite, but {number} values are not: they stay in the mix."
 
 
 def few_patches(mixer: Any, images: Tensor, patch_size: int) -> str:
@@ -100,7 +119,7 @@ def channels_last(images: Tensor) -> str:
 
 def useless_maps(images: Tensor, maps: Tensor, provider: object) -> str:
     """Judge maps `(B,h,w)` that a provider made; `images` may be some pixels of what it saw."""
-    name = getattr(provider, "__name__", type(provider).__name__)
+    name, maps = getattr(provider, "__name__", type(provider).__name__), maps.float()
     if not bool(maps.isfinite().all()) and bool(images.isfinite().all()):
         return f"Expected `saliency` to be finite, but {name} gave NaN or infinity, taken as 0."
     if len(maps) < 2 or maps[0].numel() < POINTS:
@@ -113,3 +132,14 @@ def useless_maps(images: Tensor, maps: Tensor, provider: object) -> str:
         return ""
     hint = "all patches count as salient; take another `saliency`"
     return f"Expected `saliency` with contrast, but {name} gave flat maps of a whole batch: {hint}."
+
+
+def stacklevel() -> int:
+    """Count the frames up to the first that is neither ours nor torch's, for a warning from here.
+
+    Made to be called in the arguments of `warnings.warn`.
+    """
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in ("spmix_aug", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level

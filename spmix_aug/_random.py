@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import get_worker_info
 
-# The generators that this worker draws from, by those of the mixers and by what seeds them.
+# The generators that this worker draws from, by what seeds them.
 _GENERATORS: dict[tuple[int, ...], torch.Generator] = {}
 _NUMBERS = itertools.count()
 _OWNERS: WeakValueDictionary[int, Any] = WeakValueDictionary()
@@ -62,16 +62,17 @@ def generator_here(mixer: Any) -> torch.Generator | None:
     """Find what a mixer draws from: its generator, or in a worker one of that worker's own.
 
     Workers, epochs and ranks draw different streams, which repeat for the same seeds and numbers
-    of workers and ranks. Mixers without a generator share one in a worker.
+    of workers and ranks. In a worker, mixers whose generators have the same seed share one.
     """
     generator: torch.Generator | None = mixer.generator
-    if not mixer._home.is_away():
+    worker = get_worker_info()
+    # A spawned worker makes again what a script makes at its top, at home in each worker.
+    if worker is None and not mixer._home.is_away():
         return generator
-    here, worker = Home.here(), get_worker_info()
+    here, seed = Home.here(), 0 if generator is None else generator.initial_seed()
     seeds = (worker.seed,) if worker else (mixer._home.seed, here.seed, *_place())
-    key = (id(generator), *seeds)
+    key = (seed, *seeds)
     if key not in _GENERATORS:
-        seed = 0 if generator is None else generator.initial_seed()
         # A forked worker knows its rank, a spawned one has it from home. It counts, as ranks with
         # one seed have workers with one seed. Not the worker's seed itself: torch's global
         # generator has it, and augmentations draw from that.

@@ -90,9 +90,19 @@ def _find_places(batch: Any, image_key: Any, label_key: Any) -> tuple[int, int]:
     images_at, labels_at = images_at % number, labels_at % number
     expect(images_at != labels_at, "label_key", "to differ from `image_key`", labels_at)
     if label_key is None:
-        images = batch[images_at]
+        images, labels = batch[images_at], batch[labels_at]
         size = len(images) if isinstance(images, Tensor) else 0
-        found = [i for i in range(number) if i != images_at and _may_be_labels(batch[i], size)]
+        # Of rows, as of one-hot labels, others of their shape could be meant as well.
+        rows = isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1
+        found = [
+            i
+            for i in range(number)
+            if i != images_at
+            and (
+                _may_be_labels(batch[i], size)
+                or (rows and isinstance(batch[i], Tensor) and batch[i].shape == labels.shape)
+            )
+        ]
         wanted = "to be the only item of their form in the batch"
         got = f"labels that could be in places {found}"
         hint = "name theirs with label_key=, a place counted from 0"

@@ -64,7 +64,12 @@ class MixPlan:
 
         Returns:
             A plan whose tensors are there.
+
+        Raises:
+            TypeError: if `device` is none.
         """
+        ok = isinstance(device, (str, int, torch.device))
+        expect_type(ok, "device", "to be a device or its name", device)
         fields = vars(self).items()
         moved: Any = {name: field.to(device) for name, field in fields if torch.is_tensor(field)}
         return replace(self, **moved)
@@ -188,6 +193,7 @@ class MixPlan:
                 or what it returns does not fit, see `tokens`.
         """
         _checks.as_instance("module", module, nn.Module)
+        _checks.require_hookable("module", module)
         prefix_tokens = _checks.as_integer("prefix_tokens", prefix_tokens, low=0)
         grid = _as_grid(grid)
         if layout is not None:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,16 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
 from spmix_aug import _checks
-from spmix_aug._checks import as_counts, as_flag, as_integer, as_number, expect, expect_type, shown
+from spmix_aug._checks import (
+    Checked,
+    as_counts,
+    as_flag,
+    as_integer,
+    as_number,
+    expect,
+    expect_type,
+    shown,
+)
 from spmix_aug._random import stream_seed
 
 
@@ -86,6 +96,8 @@ class _InstanceBalanced(Sampler[int]):
         self.epoch = 0
         self.next_batch = 0
         self.begun = False  # whether a pass began since the epoch was set
+        self.chosen: int | None = None  # the epoch, if it was set since a pass began
+        self.opened = False  # whether an iterator waits for its first batch
 
     def __len__(self) -> int:
         return len(range(self.rank, self.num_samples, self.num_replicas))
@@ -98,13 +110,30 @@ class _InstanceBalanced(Sampler[int]):
         epoch = as_integer("epoch", epoch, low=0)
         if self.begun or epoch != self.epoch:
             self.next_batch = 0
-        self.epoch, self.begun = epoch, False
+        self.epoch, self.begun, self.chosen = epoch, False, epoch
 
-    def begin(self) -> int:
-        """Begin a pass, of the next epoch where this one was begun, and return its first batch."""
+    def open(self) -> int:
+        """Open a pass, of the next epoch where this one was begun, and return its first batch."""
         if self.begun:
-            self.set_epoch(self.epoch + 1)
+            self.epoch, self.begun, self.next_batch = self.epoch + 1, False, 0
+        self.opened = True
         return self.next_batch
+
+    def begin(self) -> None:
+        """Begin the pass that was opened."""
+        self.begun, self.opened, self.chosen = True, False, None
+
+    def load(self, epoch: int, next_batch: int, at_end: bool) -> None:
+        """Go to a saved place, unless the pass that is open was set to another epoch.
+
+        A loader of torchdata opens a pass and then loads, after what a user has set. Accelerate
+        sets its own count of epochs, which starts again with a run: of an epoch that was left in
+        its middle, an earlier one is no choice.
+        """
+        if self.opened and self.chosen is not None and (at_end or self.chosen > epoch):
+            epoch, next_batch, at_end = self.chosen, 0, False
+        # At its end, an epoch is over: the next pass is of the next one.
+        self.epoch, self.next_batch, self.begun = epoch, next_batch, at_end
 
     def generator_of(self, *stream: int) -> torch.Generator:
         """Make the generator of one stream of this epoch's draws: 0 the order, 1 and rank the rest.
@@ -119,7 +148,7 @@ class _InstanceBalanced(Sampler[int]):
         return order[self.rank :: self.num_replicas]
 
 
-class TailHeadPairSampler(BatchSampler):
+class TailHeadPairSampler(Checked, BatchSampler):
     """Batch sampler: a part of each batch iterates over the data set, the rest is class-balanced.
 
     In each batch `round(batch_size * tail_fraction)` places are class-balanced draws with
@@ -158,6 +187,12 @@ class TailHeadPairSampler(BatchSampler):
     sampler: _InstanceBalanced
     batch_size: int
     drop_last: bool
+    _settings: ClassVar = {  # which a schedule may change from epoch to epoch
+        "batch_size": as_integer,
+        "tail_fraction": partial(as_number, high=1.0),
+        "gamma": partial(as_number, high=10.0),
+        "drop_last": as_flag,
+    }
 
     def __init__(
         self,
@@ -182,13 +217,16 @@ class TailHeadPairSampler(BatchSampler):
         super().__init__(
             _InstanceBalanced(len(classes), num_replicas, rank, seed), batch_size, drop_last
         )
-        self.tail_fraction = as_number("tail_fraction", tail_fraction, high=1.0)
-        self.gamma = as_number("gamma", gamma, high=10.0)
-        self.num_balanced = round(batch_size * self.tail_fraction)
+        self.tail_fraction, self.gamma = tail_fraction, gamma
         self.class_counts = torch.bincount(classes)
         # Samples sorted by class: a class is drawn first, then one of its run in this order.
         self._by_class = torch.argsort(classes, stable=True)
         self._class_start = self.class_counts.cumsum(0) - self.class_counts
+
+    @property
+    def num_balanced(self) -> int:
+        """Class-balanced places in a batch."""
+        return round(self.batch_size * self.tail_fraction)
 
     def __len__(self) -> int:
         """Count the batches of an epoch, by default twice those of a plain pass, on every rank."""
@@ -208,7 +246,7 @@ class TailHeadPairSampler(BatchSampler):
 
     def _batches(self, first: int) -> Iterator[list[int]]:
         """Yield the batches of this epoch from the `first` on."""
-        self.sampler.begun = True  # now, as a DataLoader asks for two iterators, and uses one
+        self.sampler.begin()  # now, as a DataLoader asks for two iterators, and uses one
         places = self.batch_size - self.num_balanced
         order = self.sampler.order()
         in_pass = min(len(self) * places, len(order))
@@ -263,9 +301,7 @@ class TailHeadPairSampler(BatchSampler):
         next_batch = as_integer("next_batch", state["next_batch"], low=0)
         wanted = "to have `next_batch` at most {batches}, as a sampler of the same settings"
         expect(next_batch <= len(self), "state", wanted, next_batch, batches=len(self))
-        self.sampler.epoch, self.sampler.next_batch = epoch, next_batch
-        # At its end, an epoch is over: the next pass is of the next one.
-        self.sampler.begun = next_batch == len(self)
+        self.sampler.load(epoch, next_batch, at_end=next_batch == len(self))
 
 
 class _Batches(Iterator[list[int]]):
@@ -273,7 +309,7 @@ class _Batches(Iterator[list[int]]):
 
     def __init__(self, sampler: TailHeadPairSampler) -> None:
         self.sampler = sampler
-        self.batches = sampler._batches(sampler.sampler.begin())
+        self.batches = sampler._batches(sampler.sampler.open())
 
     def __next__(self) -> list[int]:
         return next(self.batches)
@@ -283,7 +319,9 @@ class _Batches(Iterator[list[int]]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.sampler.load_state_dict(state)
-        self.batches = self.sampler._batches(state["next_batch"])
+        # A pass that had ended ends again: torchdata opens the next one by itself.
+        over = state["next_batch"] == len(self.sampler)
+        self.batches = iter(()) if over else self.sampler._batches(self.sampler.sampler.next_batch)
 
 
 def _dataset_labels(value: Any) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spmix_aug import _checks
 from spmix_aug._checks import expect, expect_type, optional
 from spmix_aug._grids import Size
-from spmix_aug._guards import LOOKED_AT, LOOKS, findings, value_range
+from spmix_aug._guards import LOOKED_AT, LOOKS, findings, stacklevel, value_range
 from spmix_aug._random import Home, draw_uniform, generator_here, new_stream
 from spmix_aug._workers import (
     NUMBERS,
@@ -380,10 +380,13 @@ class SaliencyPatchMix(nn.Module):
             maps: Tensor = provider.low_res_maps(images)
             return maps
         if not _checks.needs_model(provider):
-            images = unit_range(images, self.mean, self.std)
+            given, images = images, unit_range(images, self.mean, self.std)
+            # A function of the user's own may write into what it is given.
+            images = images.clone() if images is given else images
         # Our own read the number of logits off rows; others get indices where they were given.
         rows = labels.ndim == 2 or type(provider) in MODEL_BASED
-        return _checks.as_maps(provider(images, targets if rows else labels, model), images)
+        given = targets if rows else labels.clone()
+        return _checks.as_maps(provider(images, given, model), images)
 
     def _look(self, found: list[str]) -> None:
         """Warn once of what may be a mistake, on the first calls with tensors on the CPU."""
@@ -391,7 +394,7 @@ class SaliencyPatchMix(nn.Module):
         if found:
             self._looks = -1  # never again
             hint = "mixer.check(images, labels) looks at everything."
-            warnings.warn("\n".join([*found, hint]), stacklevel=5)
+            warnings.warn("\n".join([*found, hint]), stacklevel=stacklevel())
 
     def check(self, images: Tensor, labels: Tensor, model: nn.Module | None = None) -> None:
         """Look at every value of a batch, on any device, and print what is found.
@@ -413,7 +416,7 @@ class SaliencyPatchMix(nn.Module):
         images, classes = images.cpu(), targets.argmax(dim=1).cpu()
         size, patch_size = self._sizes(images)
         rows, columns = patches.patch_grid(size, patch_size)
-        low, high = images.min(), images.max()
+        low, high = images.aminmax() if images.numel() else (0.0, 0.0)
         in_batch = pairings.class_counts_in(classes, self.num_classes)
         by = "this batch's, as no class_counts are given"
         counts = by if self.class_counts is None else self.class_counts.tolist()

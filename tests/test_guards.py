@@ -62,6 +62,13 @@ WRONG = {
         {"mean": MEAN, "std": STD},
         "give those used",
     ),
+    "resized floats to 255": (20 + 200 * torch.rand(6, 3, 32, 32), {}, "divide them by 255"),
+    "12 bits": (4000 * torch.rand(6, 1, 32, 32), {}, "the largest value of their format"),
+    "mean and std of 8 bits": (
+        normalised(RAW),
+        {"mean": [255 * m for m in MEAN], "std": [255 * s for s in STD]},
+        "of 8 bits, divide both by 255",
+    ),
     "grey (B,H,W,1)": (torch.rand(6, 48, 48, 1), {}, "images.permute"),
     "patches of the image's size": (UNIT, {"patch_size": 64}, "`patch_size` to give 16"),
     "few patches": (UNIT, {"patch_size": 16}, "16 gives 3 x 4"),
@@ -130,6 +137,16 @@ ORDINARY = {
     "one grey": (torch.full((4, 3, 32, 32), 0.5), {}),
     "a binary mask as image": (((UNIT > 0.5).float() - 0.3) / 0.4, {"mean": 0.3, "std": 0.4}),
     "dark": (0.02 * UNIT, {}),
+    "white below bright objects": (
+        (0.5 + 0.5 * torch.rand(8, 3, 32, 32)).index_fill(3, torch.tensor([0]), 1.0) * 2 - 1,
+        {"mean": 0.5, "std": 0.5},
+    ),
+    "two levels, the brighter white": (
+        torch.where(UNIT > 0.5, 1.0, 51 / 255),
+        {"mean": 0.0, "std": 0.99},
+    ),
+    "boolean maps": (UNIT, {"saliency": lambda x, y, m: x.mean(dim=1) > 0.5}),
+    "one image of infinity": (UNIT.index_fill(0, torch.tensor([3]), torch.inf), {}),
     "dark, normalised": (normalised(RAW // 32), {"mean": MEAN, "std": STD}),
     "black and normalised": (normalised(0 * RAW), {"mean": MEAN, "std": STD}),
     "grey": (UNIT[:, :1], {}),
@@ -459,6 +476,21 @@ def test_the_plan_carries_the_statistics():
         value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)
     } == {"meta"}
     assert plan.partner.device.type == "cpu"
+
+
+@pytest.mark.parametrize("how", ["call", "plan", "bind"])
+def test_warnings_are_where_the_user_called(how):
+    mixer = SaliencyPatchMix(num_classes=3)
+    call = {"call": mixer, "plan": mixer.plan, "bind": mixer.bind()}[how]
+    with pytest.warns(UserWarning, match="give `mean` and `std`") as told:
+        call(normalised(RAW), labels_of(RAW))
+    assert told[0].filename == __file__
+
+
+def test_check_takes_what_a_call_takes(capsys):
+    SaliencyPatchMix(num_classes=3).check(UNIT[:0], labels_of(UNIT[:0]))
+    SaliencyPatchMix(num_classes=3).check(UNIT * torch.nan, labels_of(UNIT))
+    assert f"finite, but {UNIT.numel()} values are not" in capsys.readouterr().out
 
 
 def test_warnings_are_of_the_users_kind():

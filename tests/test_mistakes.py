@@ -10,7 +10,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from spmix_aug import MixPlan, SaliencyPatchMix, TailHeadPairSampler, class_counts
-from spmix_aug.saliency import GradCAM, InputGradient
+from spmix_aug.saliency import (
+    BorderContrast,
+    FineGrained,
+    GradCAM,
+    InputGradient,
+    SpectralResidual,
+)
 from spmix_aug.saliency.guard import unwrap
 
 LABELS = [0] * 40 + [1] * 16 + [2] * 8
@@ -208,6 +214,16 @@ class TestPlacesInTuples:
         for batch in ((self.images, other, self.labels), [self.images, self.labels, other]):
             with pytest.raises(ValueError, match=r"`labels` to be the only .*\[1, 2\].*label_key="):
                 mixer(batch)
+
+    @pytest.mark.parametrize(
+        "other", [labels, F.one_hot(labels % 2, 2).flip(1), torch.full((8, 2), 0.5)]
+    )
+    def test_rows_that_could_be_the_labels_are_refused(self, other):
+        mixer, rows = SaliencyPatchMix(num_classes=2), F.one_hot(self.labels % 2, 2).float()
+        with pytest.raises(ValueError, match=r"`labels` to be the only .*\[1, 2\].*label_key="):
+            mixer((self.images, rows, other))
+        mixer.label_key = 1
+        assert mixer((self.images, rows, other))[2] is other
 
     @pytest.mark.parametrize(
         "other",
@@ -485,3 +501,117 @@ def test_normalised_images_are_drawn_as_they_were():
     plan = SaliencyPatchMix(num_classes=3, p=1.0, mean=0.5, std=0.25).plan(images, BATCH[1])
     shown = viz.plot_plan(images, plan, rows=1).axes[0].images[0].get_array()
     np.testing.assert_allclose(shown, BATCH[0][0].permute(1, 2, 0).numpy(), atol=1e-5)
+
+
+class TestSettings:
+    """Settings are checked whenever they are set, also those of samplers and providers."""
+
+    @pytest.mark.parametrize(
+        ("name", "value", "text"),
+        [
+            ("tail_fraction", 7, r"in \[0, 1\]"),
+            ("gamma", float("nan"), r"in \[0, 10\]"),
+            ("gamma", -3, r"in \[0, 10\]"),
+            ("batch_size", 0, "at least 1"),
+            ("drop_last", "no", "True or False"),
+        ],
+    )
+    def test_of_a_sampler(self, name, value, text):
+        with pytest.raises((TypeError, ValueError), match=f"`{name}` to be .*{text}"):
+            setattr(sampler_of(), name, value)
+
+    @pytest.mark.parametrize(
+        "later", [{"tail_fraction": 0.0}, {"tail_fraction": 1}, {"gamma": 0.5}, {"drop_last": True}]
+    )
+    def test_a_schedule_of_a_sampler_takes_effect(self, later):
+        sampler = sampler_of()
+        for name, value in later.items():
+            setattr(sampler, name, value)
+        assert list(sampler) == list(sampler_of(**later))
+        assert len(sampler) == len(sampler_of(**later))
+
+    def test_a_larger_batch_keeps_the_share_of_the_tail(self):
+        sampler = sampler_of()
+        sampler.batch_size = 16
+        assert list(sampler) == list(TailHeadPairSampler(LABELS, 16))
+
+    @pytest.mark.parametrize(
+        ("provider", "name", "value", "text"),
+        [
+            (BorderContrast(), "border", 3, r"in \[0, 0.5\]"),
+            (BorderContrast(), "center_prior", 0, "at least 0.01"),
+            (SpectralResidual(), "size", 7, "at least 8"),
+            (FineGrained(), "size", 7, "at least 8"),
+            (InputGradient(), "sigma", -1, r"in \[0, 1000\]"),
+            (InputGradient(), "sigma", "a", "a number"),
+            (GradCAM(), "target_layer", 5, "a module, its dotted name or None"),
+            (GradCAM(), "reshape_transform", 5, "callable or None"),
+        ],
+    )
+    def test_of_a_provider(self, provider, name, value, text):
+        with pytest.raises((TypeError, ValueError), match=f"`{name}` to be .*{text}"):
+            setattr(provider, name, value)
+
+
+class TestWaysOut:
+    """What a refusal asks for is there for what came."""
+
+    @pytest.mark.parametrize(
+        ("labels", "text"),
+        [
+            (["nv", "df"], r"numpy.unique\(labels"),
+            ([0, 1], r"torch.as_tensor\(labels\)"),
+            (torch.zeros(2, 1, dtype=torch.bool), "label_key="),
+            (torch.tensor([0.0, 1.0]), r"labels.long\(\)"),
+        ],
+    )
+    def test_of_labels(self, labels, text):
+        with pytest.raises((TypeError, ValueError), match=text):
+            SaliencyPatchMix(num_classes=3)(torch.rand(2, 3, 8, 8), labels)
+
+    @pytest.mark.parametrize(
+        ("images", "text"),
+        [
+            ([torch.rand(3, 8, 8)] * 2, r"torch.stack\(tuple\(images\)\)"),
+            (torch.arange(2), "image_key="),
+        ],
+    )
+    def test_of_images(self, images, text):
+        with pytest.raises((TypeError, ValueError), match=text):
+            SaliencyPatchMix(num_classes=3)(images, torch.tensor([0, 1]))
+
+    def test_of_counts(self):
+        with pytest.raises(TypeError, match=r"a dict by class"):
+            SaliencyPatchMix(class_counts={0: 5, 1: 3}.values())
+
+    @pytest.mark.parametrize("name", ["GradCAM", "gradcam", "Border_Contrast"])
+    def test_of_a_name_in_other_letters(self, name):
+        with pytest.raises(ValueError, match=r"did you mean '(grad_cam|border_contrast)'"):
+            SaliencyPatchMix(num_classes=2, saliency=name)
+
+    @pytest.mark.parametrize("device", [torch.float16, torch.rand(2), None])
+    def test_of_a_plan_that_is_to_move(self, device):
+        plan = SaliencyPatchMix(num_classes=2).plan(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+        with pytest.raises(TypeError, match="`device` to be a device"):
+            plan.to(device)
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+    def test_of_a_scripted_module_that_is_to_be_hooked(self):
+        plan = SaliencyPatchMix(num_classes=2).plan(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+        scripted = torch.jit.trace(nn.Conv2d(3, 2, 1), torch.rand(1, 3, 8, 8))
+        text = "`module` to take hooks, but got a scripted one"
+        with pytest.raises(ValueError, match=text), plan.hooked(scripted):
+            pass
+
+
+def test_a_function_that_writes_into_what_it_gets_reaches_nobody():
+    def brightness(images, labels, model):
+        labels.zero_()
+        return images.mul_(2).mean(dim=1)
+
+    images, labels = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 2])
+    before = images.clone(), labels.clone()
+    SaliencyPatchMix(num_classes=3, saliency=brightness, p=1.0).plan(images, labels)
+    assert torch.equal(images, before[0])
+    assert torch.equal(labels, before[1])

@@ -127,6 +127,37 @@ def test_processes_that_are_no_loaders_draw_apart(seed):
     assert distinct(of_children(mixer)) == 6
 
 
+def unpickles(pickled, results):
+    batches = [pickle.loads(pickled)(IMAGES[:8], LABELS[:8])[0].numpy() for _ in range(4)]
+    results.put(batches)
+
+
+def test_tasks_of_one_process_that_bring_the_mixer_along_draw_apart():
+    context, pickled = multiprocessing.get_context("fork"), pickle.dumps(mixer_of(7))
+    results = context.SimpleQueue()
+    process = context.Process(target=unpickles, args=(pickled, results))
+    process.start()
+    batches = [torch.from_numpy(batch) for batch in results.get()]
+    process.join()
+    assert distinct(batches) == 4
+
+
+class MadeThere:
+    """A mixer that each worker makes again, as spawned ones do with what a script makes."""
+
+    mixer = None
+
+    def __call__(self, samples):
+        self.mixer = self.mixer or mixer_of(7)
+        return self.mixer(*default_collate(samples))
+
+
+def test_mixers_that_workers_make_themselves_draw_apart():
+    first, again = (epoch_of(loader_of(MadeThere())) for _ in range(2))
+    assert distinct(first) == 4
+    assert all(map(torch.equal, first, again))
+
+
 def made_there(seed, results):
     torch.manual_seed(seed)
     child(mixer_of(seed), results)

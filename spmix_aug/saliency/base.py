@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spmix_aug._checks import require_images
+from spmix_aug._checks import Checked, require_images
 
 # Relative to the image's magnitude: above the rounding of a normalisation and a blur in float32,
 # far below one grey level of 255.
@@ -51,7 +51,7 @@ class SaliencyProvider(Protocol):
         ...
 
 
-class ModelFree:
+class ModelFree(Checked):
     """What our providers share that need no model: maps at fewer pixels than the image has.
 
     `low_res_maps(images)` computes them, `(B,h,w)`, of at least one image. A mix takes them as they

@@ -1,11 +1,14 @@
 """Border-contrast saliency."""
 
+from functools import partial
+from typing import ClassVar
+
 import torch
 from kornia.color import rgb_to_linear_rgb
 from torch import Tensor
 from torch.nn import functional as F
 
-from spmix_aug._checks import as_number
+from spmix_aug._checks import as_number, optional
 from spmix_aug._precision import full_precision
 from spmix_aug.saliency.base import FAR_OUTSIDE, ModelFree, finite, is_flat
 
@@ -46,11 +49,13 @@ class BorderContrast(ModelFree):
             anywhere.
     """
 
+    _settings: ClassVar = {
+        "border": partial(as_number, high=0.5),
+        "center_prior": optional(partial(as_number, low=0.01)),
+    }
+
     def __init__(self, border: float = 0.08, center_prior: float | None = None) -> None:
-        self.border = as_number("border", border, high=0.5)
-        if center_prior is not None:
-            center_prior = as_number("center_prior", center_prior, low=0.01)
-        self.center_prior = center_prior
+        self.border, self.center_prior = border, center_prior
 
     def low_res_maps(self, images: Tensor) -> Tensor:
         """Compute maps `(B,h,w)` of `images (B,C,H,W)` in [0, 1] or uint8."""

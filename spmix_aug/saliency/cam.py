@@ -2,19 +2,32 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spmix_aug._checks import described, expect, expect_type, is_dense
+from spmix_aug._checks import Checked, described, expect, expect_type, is_dense, require_hookable
 from spmix_aug._grids import nearest_layout, stated_token_grid
 from spmix_aug.saliency import guard
 from spmix_aug.saliency.base import finite
 
 
-class GradCAM:
+def _as_layer(name: str, value: Any) -> Any:
+    """Accept a layer or its dotted name, or None."""
+    ok = value is None or isinstance(value, (str, nn.Module))
+    expect_type(ok, name, "to be a module, its dotted name or None", value)
+    return value
+
+
+def _as_transform(name: str, value: Any) -> Any:
+    """Accept a callable or None."""
+    expect_type(value is None or callable(value), name, "to be callable or None", value)
+    return value
+
+
+class GradCAM(Checked):
     """What the last convolutional stage saw of the class (Selvaraju et al., ICCV 2017).
 
     The stage's feature maps, weighted by the mean gradient of the label's logit, summed and cut
@@ -29,16 +42,13 @@ class GradCAM:
     """
 
     needs_model = True
+    _settings: ClassVar = {"target_layer": _as_layer, "reshape_transform": _as_transform}
 
     def __init__(
         self,
         target_layer: str | nn.Module | None = None,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        ok = target_layer is None or isinstance(target_layer, (str, nn.Module))
-        expect_type(ok, "target_layer", "to be a module, its dotted name or None", target_layer)
-        ok = reshape_transform is None or callable(reshape_transform)
-        expect_type(ok, "reshape_transform", "to be callable or None", reshape_transform)
         self.target_layer = target_layer
         self.reshape_transform = reshape_transform
 
@@ -74,9 +84,8 @@ class GradCAM:
         target = self._target_in(network)
         seen = _LastMap() if target is None else _Output()
         watched = [*network.modules()] if target is None else [target]
-        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in watched)
-        got, hint = "a scripted one, which takes none", "use input_gradient, or the plain model"
-        expect(not scripted, "model", "to take hooks", got, hint)
+        for module in watched:
+            require_hookable("model", module)
         with ExitStack() as hooks:
             for module in watched:
                 hooks.enter_context(module.register_forward_hook(seen))

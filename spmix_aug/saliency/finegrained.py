@@ -1,10 +1,13 @@
 """Fine-grained saliency."""
 
+from functools import partial
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spmix_aug._checks import as_integer
+from spmix_aug._checks import as_integer, optional
 from spmix_aug.saliency import base
 
 HALF_WIDTHS = (12, 24, 48, 28, 56, 112)
@@ -24,8 +27,10 @@ class FineGrained(base.ModelFree):
             smaller are not enlarged.
     """
 
+    _settings: ClassVar = {"size": optional(partial(as_integer, low=8))}
+
     def __init__(self, size: int | None = None) -> None:
-        self.size = None if size is None else as_integer("size", size, low=8)
+        self.size = size
 
     def low_res_maps(self, images: Tensor) -> Tensor:
         """Compute maps `(B,h,w)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""

@@ -1,17 +1,19 @@
 """Input-gradient saliency."""
 
 import math
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spmix_aug._checks import as_number, expect_type
+from spmix_aug._checks import Checked, as_number, expect_type
 from spmix_aug.saliency import guard
 from spmix_aug.saliency.base import blur, finite, gaussian_weights
 
 
-class InputGradient:
+class InputGradient(Checked):
     """How much the loss would change with each pixel, `|d loss / d input|`; needs a model.
 
     The largest magnitude over the channels (Simonyan et al., arXiv 1312.6034), smoothed. The
@@ -23,9 +25,10 @@ class InputGradient:
     """
 
     needs_model = True
+    _settings: ClassVar = {"sigma": partial(as_number, high=1000.0)}
 
     def __init__(self, sigma: float = 2.0) -> None:
-        self.sigma = as_number("sigma", sigma, high=1000.0)
+        self.sigma = sigma
 
     def __call__(
         self, images: Tensor, labels: Tensor | None = None, model: nn.Module | None = None

@@ -1,5 +1,8 @@
 """Spectral residual saliency."""
 
+from functools import partial
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,8 +27,10 @@ class SpectralResidual(base.ModelFree):
         size: side, in pixels, of the square the image is brought to first, 8 to 1024.
     """
 
+    _settings: ClassVar = {"size": partial(as_integer, low=8, high=1024)}
+
     def __init__(self, size: int = 64) -> None:
-        self.size = as_integer("size", size, low=8, high=1024)
+        self.size = size
 
     def low_res_maps(self, images: Tensor) -> Tensor:
         """Compute maps `(B,size,size)` in [0, 1] of `images (B,C,H,W)` in [0, 1] or uint8."""
