@@ -64,13 +64,13 @@ def value_range(images: Tensor, mean: Tensor | None, std: Tensor | None) -> tupl
     images = unit_range(images, None, None).nan_to_num(0.5, 0.5, 0.5)
     raw = unit_range(images, mean, std)
     low, high = (float(extreme) for extreme in torch.aminmax(images))
-    by_none = mean is None or std is None or bool(torch.cat([mean, std - 1]).abs().max() < 0.01)
+    unnormalised = mean is None or std is None or torch.cat([mean, std - 1]).abs().max() < 0.01
     found = f"but values from {low:.3g} to {high:.3g}"
     far = float(((raw < -OUTSIDE) | (raw > 1 + OUTSIDE)).float().mean()) > OUTSIDE
     if far and low >= 0 and (high > 10 or (high > 2 and bool((images == images.round()).all()))):
         hint = "divide them by 255, or by the largest value of their format"
         return f"Expected `images` in [0, 1] or uint8, {found}: {hint}.", ""
-    if far and not by_none:
+    if far and not unnormalised:
         hint = "give those used"
         if mean is not None and float(mean.abs().max()) > 2:
             hint += ", for images in [0, 1] (of 8 bits, divide both by 255)"
@@ -78,7 +78,7 @@ def value_range(images: Tensor, mean: Tensor | None, std: Tensor | None) -> tupl
     if far:
         hint = "give `mean` and `std` of their normalisation"
         return f"Expected `images` in [0, 1], as the mixer has no `mean`, {found}: {hint}.", ""
-    if by_none or low < 0 or high > 1 or levels_used(raw) > 0:
+    if unnormalised or low < 0 or high > 1 or levels_used(raw) > 0:
         return "", ""
     # Nothing below its mean, nothing above mean and one deviation: as bright images may be, above
     # all if they end where white does.
