@@ -155,7 +155,7 @@ def test_statistics_are_those_of_the_whole(tmp_path):
     assert json.loads(std) == pytest.approx([5**0.5 / 6, 5**0.5 / 6, 0.001], abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["folders", "table"])
+@pytest.mark.parametrize("kind", ["folders", "table", "ids"])
 def test_what_to_paste_runs(folders, tmp_path, kind, monkeypatch):
     models = pytest.importorskip("torchvision.models")
     folder, text = folders
@@ -165,6 +165,18 @@ def test_what_to_paste_runs(folders, tmp_path, kind, monkeypatch):
         names = [(path, path.split("/")[0]) for path in data.find_in_folders(folder).names]
         file = table(tmp_path / "t.csv", names, ("Path", "dx"), ";")
         main([str(folder), "--csv", str(file), "--out", str(tmp_path / "look.html")])
+        text = (tmp_path / "look.html").read_text(encoding="utf-8")
+    elif kind == "ids":  # and one-hot columns, as of the ISIC challenges
+        small = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
+        monkeypatch.setattr(models, "resnet18", lambda num_classes: small)
+        rows, classes = [], [*sorted(COUNTS), "unknown"]
+        for i, name in enumerate(data.find_in_folders(folder).names):
+            place = tmp_path / "in" / ("odd" if i % 2 else "even") / f"IMG_{i}.PNG"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes((folder / name).read_bytes())
+            rows.append((f"img_{i}", *(float(name.split("/")[0] == k) for k in classes)))
+        file = table(tmp_path / "t.csv", rows, ("image", *classes))
+        main([str(tmp_path / "in"), "--csv", str(file), "--out", str(tmp_path / "look.html")])
         text = (tmp_path / "look.html").read_text(encoding="utf-8")
     names = {"__name__": "pasted"}
     exec(compile(code_of(text), "pasted", "exec"), names)
@@ -401,6 +413,7 @@ def image(path):
     Image.new("RGB", (16, 16)).save(path)
 
 
+ONE_HOT = ("image", "p", "q", "age")
 REFUSED = {
     "nothing": (lambda here: [], "`FOLDER` or `--csv`, but got neither"),
     "missing": (lambda here: [here / "no"], "no does not exist; check the path"),
@@ -437,9 +450,17 @@ REFUSED = {
         lambda here: ["--csv", table(here / "t.csv", [("a", "x"), ("b", "x")], ("image", "y"))],
         r"two classes or more in column y of .*, but got \['x'\]; give another by --label",
     ),
+    "several files": (
+        lambda here: ["--csv", table(here / "t.csv", [("A", "x"), ("q", "y")], ("image", "y"))],
+        "t.csv, but A may be bad/a/a.png or .* or broken/a/a.png; write paths into the table",
+    ),
+    "two ones": (
+        lambda here: ["--csv", table(here / "t.csv", [("a", 1, 0, 5), ("b", 1, 1, 6)], ONE_HOT)],
+        "1 in one of the columns p, q and 0 in .*, but got 2 of them in line 3; mend the row",
+    ),
     "no files": (
-        lambda here: ["--csv", table(here / "t.csv", [("a", "x"), ("b", "y")], ("image", "y"))],
-        "files in .*, with their endings, but none is there, as 'a'; give their folder as `FOLDER`",
+        lambda here: ["--csv", table(here / "t.csv", [("p", "x"), ("q", "y")], ("image", "y"))],
+        "files in .*, but none is there, as 'p'; give their folder as `FOLDER`",
     ),
 }
 

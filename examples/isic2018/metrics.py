@@ -18,20 +18,26 @@ from spmix_aug import head_tail_split
 from .data import CLASSES
 
 
-def measure(probabilities: Tensor, labels: Tensor, class_counts: Tensor) -> dict[str, Any]:
+def measure(
+    probabilities: Tensor,
+    labels: Tensor,
+    class_counts: Tensor,
+    classes: Sequence[str] = CLASSES,
+) -> dict[str, Any]:
     """Measure predictions against hard labels.
 
     Args:
         probabilities: `(N,K)`, rows sum to 1.
         labels: `(N,)` class indices.
         class_counts: `(K,)` training images of each class, for the shot groups of `split_by_shots`.
+        classes: Their K names.
 
     Returns:
         Balanced accuracy, macro F1 and AUROC, recall of each class and of the many-, medium- and
         few-shot classes (None for a group without classes), all in [0, 1]; the confusion matrix
         as rows of true classes; and the number of images.
     """
-    num_classes = len(CLASSES)
+    num_classes = len(classes)
     recall = multiclass_accuracy(probabilities, labels, num_classes, average="none")
     groups = split_by_shots(class_counts)
     confusion = multiclass_confusion_matrix(probabilities, labels, num_classes)
@@ -40,7 +46,7 @@ def measure(probabilities: Tensor, labels: Tensor, class_counts: Tensor) -> dict
         "balanced_accuracy": float(recall.mean()),
         "macro_f1": float(multiclass_f1_score(probabilities, labels, num_classes)),
         "auroc": float(multiclass_auroc(probabilities, labels, num_classes)),
-        "recall": dict(zip(CLASSES, recall.tolist(), strict=True)),
+        "recall": dict(zip(classes, recall.tolist(), strict=True)),
         "shots": {
             name: float(recall[torch.tensor(group)].mean()) if group else None
             for name, group in groups.items()
@@ -71,14 +77,16 @@ def wilson_interval(hits: int, total: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def recall_intervals(confusion: Sequence[Sequence[int]]) -> dict[str, tuple[float, float]]:
+def recall_intervals(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str] = CLASSES
+) -> dict[str, tuple[float, float]]:
     """Return the interval of each class's recall, from the confusion matrix `(K,K)`.
 
     Images count as independent of each other; those of one lesion are not quite.
     """
     return {
         label: wilson_interval(row[index], sum(row))
-        for index, (label, row) in enumerate(zip(CLASSES, confusion, strict=True))
+        for index, (label, row) in enumerate(zip(classes, confusion, strict=True))
     }
 
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .data import CLASSES
 from .files import write_text
 from .metrics import headline, percent, span, split_by_shots
 from .origin import commit
@@ -50,7 +49,7 @@ def write_page(
         note: Why there is no figure of mixes, if there should be one.
     """
     page = TEMPLATES.get_template("page.html").render(
-        classes=CLASSES,
+        classes=runs[0].classes,
         runs=runs,
         images=len(runs[0].images),
         warnings=[(run.name, run.warning) for run in runs if run.warning],
@@ -64,7 +63,7 @@ def write_page(
         confusions={
             name: [
                 Row(label, [str(n) for n in row])
-                for label, row in zip(CLASSES, values["confusion"], strict=True)
+                for label, row in zip(runs[0].classes, values["confusion"], strict=True)
             ]
             for name, values in measured.items()
         },
@@ -114,7 +113,7 @@ def _shots(run: Run) -> str:
     """Name the classes of each shot group, with their training images."""
     told = []
     for name, group in split_by_shots(run.counts).items():
-        classes = ", ".join(f"{CLASSES[index]} {int(run.counts[index])}" for index in group)
+        classes = ", ".join(f"{run.classes[index]} {int(run.counts[index])}" for index in group)
         told.append(f"{name}-shot: {classes or 'none'}")
     return "; ".join(told) + " training images"
 
@@ -122,7 +121,7 @@ def _shots(run: Run) -> str:
 def _recall(runs: Sequence[Run], measured: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """Write recall with its interval: a row a class, a column a run behind those of images."""
     rows = []
-    for index, label in enumerate(CLASSES):
+    for index, label in enumerate(runs[0].classes):
         held = sum(measured[runs[0].name]["confusion"][index])
         trained = [str(int(run.counts[index])) for run in runs]
         trained = trained if len(set(trained)) > 1 else trained[:1]

@@ -95,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m spmix_aug.look", description=__doc__)
     add = parser.add_argument
     add("folder", metavar="FOLDER", nargs="?", type=Path, help="holds a folder for each class")
-    add("--csv", type=Path, help="a table of images instead, with paths in FOLDER or beside it")
+    add("--csv", type=Path, help="a table of images instead, which lie in FOLDER or beside it")
+    add("--groups", metavar="FILE", type=Path, help="another table, of images and their groups")
     for role, names in data.COLUMNS.items():
         add(
             f"--{role}",
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"Expected `--out` to be a file, but {options.out} is a folder; name a page.")
     try:
         if options.csv is not None:
-            found = data.find_in_csv(options.csv, options.folder, vars(options))
+            found = data.find_in_csv(options.csv, options.folder, vars(options), options.groups)
         elif options.folder is not None:
             found = data.find_in_folders(options.folder)
         else:

@@ -4,14 +4,14 @@ import csv
 import os
 import sys
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import repeat
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ class Found(NamedTuple):
     csv: Path | None = None  # the table, if it is one
     delimiter: str = ""
     columns: Mapping[str, str] = {}  # by what they hold
+    one_hot: Sequence[str] = ()  # columns of the classes, where none holds labels
+    by_id: bool = False  # whether the table has names or ids in place of paths
     groups: list[str] | None = None  # of each image, where given
     masks: list[str] | None = None  # of the masks' files, in that folder
 
@@ -100,74 +102,168 @@ def _images_under(folder: Path) -> list[Path]:
     )
 
 
-def find_in_csv(file: Path, folder: Path | None, named: Mapping[str, str | None]) -> Found:
-    """Find the images that a table lists.
+def find_in_csv(
+    file: Path,
+    folder: Path | None,
+    named: Mapping[str, str | None],
+    groups_file: Path | None = None,
+) -> Found:
+    """Find the images that a table lists, by path, name or id.
+
+    Without a column of labels, the class of a row is the column that holds 1, of those that hold 1
+    or 0 throughout: one-hot, as the ground truth of the ISIC challenges is. Of these, classes
+    without an image are left out.
 
     Args:
         file: CSV with a header, separated by commas, semicolons or tabs.
-        folder: to which its paths are relative; the table's own when None.
+        folder: to which its paths are relative, and in which names and ids are looked for at any
+            depth; the table's own when None.
         named: columns of image, label, group and mask; found by the usual names where None.
+        groups_file: another table, of image and group.
 
     Raises:
-        DataError: if the table cannot be read, or lacks columns, labels or images.
+        DataError: if a table cannot be read, or lacks columns, labels or images.
     """
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            header = lines.readline()
-            lines.seek(0)
-            delimiter = max(",;\t", key=header.count)
-            reader = csv.DictReader(lines, delimiter=delimiter, restval="")
-            rows = [{**row, "": reader.line_num} for row in reader]
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise DataError(
-            f"Expected `--csv` to be a table in UTF-8, but {file} cannot be read ({error}); check "
-            "the path, or save it as CSV in UTF-8."
-        ) from error
-    columns = _columns(file, reader.fieldnames or (), named)
-    cells = {role: [str(row[name]).strip() for row in rows] for role, name in columns.items()}
-    classes, names = sorted({*cells["label"]}), cells["image"]
+    table = _Table(file)
+    columns = table.columns(named)
+    image = table.cells(columns["image"])
+    if "label" in columns:
+        labels = table.cells(columns["label"])
+        classes = sorted({*labels})
+    else:
+        classes, labels = table.one_hot(set(columns.values()))
     if "" in classes:
-        line = rows[cells["label"].index("")][""]
+        line = table.rows[labels.index("")][""]
         raise DataError(
-            f"Expected a label in every row of {file}, but got none in {cells['label'].count('')}, "
-            f"the first in line {line}; fill them in, take them out, or give another --label."
+            f"Expected a label in every row of {file}, but got none in {labels.count('')}, the "
+            f"first in line {line}; fill them in, take them out, or give another --label."
         )
     if len(classes) < 2:
         raise DataError(
-            f"Expected two classes or more in column {columns['label']} of {file}, but got "
-            f"{classes or 'no rows'}; give another by --label."
+            f"Expected two classes or more in column {columns.get('label', 'of ones')} of {file}, "
+            f"but got {classes or 'no rows'}; give another by --label."
         )
     folder = file.parent if folder is None else folder
+    names = _files_of(image, folder, file)
     if not any((folder / name).is_file() for name in names):
         raise DataError(
             f"Expected column {columns['image']} of {file} to hold names of files in {folder}, "
-            f"with their endings, but none is there, as {names[0]!r}; give their folder as "
-            "`FOLDER`, or another column by --image."
+            f"but none is there, as {image[0]!r}; give their folder as `FOLDER`, or another column "
+            "by --image."
         )
-    labels = torch.tensor([*map({name: k for k, name in enumerate(classes)}.get, cells["label"])])
-    groups = cells.get("group")
+    groups = table.cells(columns["group"]) if "group" in columns else None
+    if groups_file is not None:
+        other = _Table(groups_file)
+        held = other.columns({"group": named.get("group")}, needed=("image", "group"))
+        pairs = zip(*(other.cells(held[role]) for role in ("image", "group")), strict=True)
+        group_of = {_id_of(name): group for name, group in pairs}
+        groups = [group_of.get(_id_of(name), "") for name in image]
     if groups is not None:  # an image of no group is one of its own
         groups = [group or f"row {row}" for row, group in enumerate(groups)]
-    masks = cells.get("mask")
-    return Found(folder, names, labels, classes, (), file, delimiter, columns, groups, masks)
+    masks = table.cells(columns["mask"]) if "mask" in columns else None
+    numbers = {name: k for k, name in enumerate(classes)}
+    indices = torch.tensor([numbers[label] for label in labels])
+    one_hot = () if "label" in columns else classes
+    form = table.delimiter, columns, one_hot, names != image
+    return Found(folder, names, indices, classes, (), file, *form, groups, masks)
 
 
-def _columns(file: Path, header: Sequence[str], named: Mapping[str, str | None]) -> dict[str, str]:
-    """Name the columns of image, label and, where there are, group and mask."""
-    by_lower = {name.strip().lower(): name for name in reversed(header)}
-    columns = {}
-    for role, usual in COLUMNS.items():
-        asked = named.get(role)
-        known = [by_lower[name] for name in usual.split() if name in by_lower]
-        found = [name for name in header if name == asked] if asked else known
-        if found:
-            columns[role] = found[0]
-        elif asked or role in ("image", "label"):
+class _Table:
+    """A CSV file with a header, separated by commas, semicolons or tabs."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        try:
+            with file.open(newline="", encoding="utf-8-sig") as lines:
+                header = lines.readline()
+                lines.seek(0)
+                self.delimiter = max(",;\t", key=header.count)
+                reader = csv.DictReader(lines, delimiter=self.delimiter, restval="")
+                self.rows = [{**row, "": reader.line_num} for row in reader]
+        except (OSError, UnicodeError, csv.Error) as error:
             raise DataError(
-                f"Expected {file} to have a column {asked or f'of the {role}s'}, but got "
-                f"{', '.join(header) or 'none'}; name it by --{role}."
+                f"Expected `--csv` to be a table in UTF-8, but {file} cannot be read ({error}); "
+                "check the path, or save it as CSV in UTF-8."
+            ) from error
+        self.header = list(reader.fieldnames or ())
+
+    def cells(self, column: str) -> list[str]:
+        """Take a column."""
+        return [str(row[column]).strip() for row in self.rows]
+
+    def columns(
+        self, named: Mapping[str, str | None], needed: Sequence[str] = ("image",)
+    ) -> dict[str, str]:
+        """Name the columns of image, label, group and mask, as far as there are."""
+        by_lower = {name.strip().lower(): name for name in reversed(self.header)}
+        columns = {}
+        for role, usual in COLUMNS.items():
+            asked = named.get(role)
+            known = [by_lower[name] for name in usual.split() if name in by_lower]
+            found = [name for name in self.header if name == asked] if asked else known
+            if found:
+                columns[role] = found[0]
+            elif asked or role in needed:
+                self.lacks(asked or f"of the {role}s", role)
+        return columns
+
+    def one_hot(self, others: set[str]) -> tuple[list[str], list[str]]:
+        """Read labels from columns of 0 and 1, one for each class: the classes, and each row's."""
+        numbers = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+        values = {
+            name: [numbers.get(cell.lower(), -1) for cell in self.cells(name)]
+            for name in self.header
+            if name not in others
+        }
+        ones = {name: column for name, column in values.items() if column and min(column) >= 0}
+        classes = [name for name, column in ones.items() if any(column)]
+        if not classes:
+            self.lacks("of the labels", "label")
+        labels = []
+        for place, row in enumerate(zip(*(ones[name] for name in classes), strict=True)):
+            if sum(row) != 1:
+                raise DataError(
+                    f"Expected 1 in one of the columns {', '.join(classes)} and 0 in the others in "
+                    f"each row of {self.file}, but got {sum(row)} of them in line "
+                    f"{self.rows[place]['']}; mend the row, or name a column by --label."
+                )
+            labels.append(classes[row.index(1)])
+        return classes, labels
+
+    def lacks(self, what: str, role: str) -> NoReturn:
+        """Refuse the table for a column that it lacks."""
+        raise DataError(
+            f"Expected {self.file} to have a column {what}, but got "
+            f"{', '.join(self.header) or 'none'}; name it by --{role}."
+        )
+
+
+def _id_of(name: str) -> str:
+    """Return what tells images apart by name: no folder, no ending, no capitals."""
+    path = PurePath(name)
+    return (path.stem if path.suffix.lower() in ENDINGS else path.name).lower()
+
+
+def _files_of(names: Sequence[str], folder: Path, table: Path) -> list[str]:
+    """Find the files that paths, names or ids mean; what is not there stays as it is."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if not missing:
+        return [*names]
+    files: dict[str, list[str]] = defaultdict(list)
+    for path in _images_under(folder):
+        where = path.relative_to(folder).as_posix()
+        for key in (path.name, f"id {_id_of(path.name)}"):
+            files[key].append(where)
+    found = {}
+    for name in missing:
+        places = files.get(name) or files.get(f"id {_id_of(name)}") or [name]
+        if len(places) > 1:
+            raise DataError(
+                f"Expected a file of {folder} for each image of {table}, but {name} may be "
+                f"{' or '.join(places[:3])}; write paths into the table, or give another `FOLDER`."
             )
-    return columns
+        found[name] = places[0]
+    return [found.get(name, name) for name in names]
 
 
 def sample(labels: Tensor, number: int, generator: torch.Generator) -> list[int]:

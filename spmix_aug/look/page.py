@@ -9,7 +9,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 from torch import Tensor
@@ -177,24 +177,21 @@ def code(
         side: of the images in training, in pixels.
     """
     lines = [f"folder = Path({str(found.folder.resolve())!r})"]
-    if skipped:
-        lines.append(f"skipped = {[*skipped]!r}  # cannot be read")
+    if found.csv is None or found.by_id:
+        lines.append(f"endings = {ENDINGS}")
     if found.csv is None:
-        unless = " and path.relative_to(folder).as_posix() not in skipped" if skipped else ""
         lines += [
-            f"endings = {ENDINGS}",
             'paths = sorted(folder.glob("[!.]*/**/[!.]*"))',
-            f"paths = [path for path in paths if path.suffix.lower() in endings{unless}]",
+            "paths = [path for path in paths if path.suffix.lower() in endings]",
             "names = [path.relative_to(folder).parts[0] for path in paths]",
         ]
     else:
-        image, label = (f"row[{found.columns[role]!r}].strip()" for role in ("image", "label"))
+        lines += _listing_of_table(found)
+    if skipped:
         lines += [
-            f'with open({str(found.csv.resolve())!r}, newline="", encoding="utf-8-sig") as file:',
-            f"    rows = list(csv.DictReader(file, delimiter={found.delimiter!r}))",
-            *[f"rows = [row for row in rows if {image} not in skipped]"] * bool(skipped),
-            f"paths = [folder / {image} for row in rows]",
-            f"names = [{label} for row in rows]",
+            f"skipped = {{folder / name for name in {[*skipped]!r}}}  # cannot be read",
+            "pairs = [pair for pair in zip(paths, names) if pair[0] not in skipped]",
+            "paths, names = zip(*pairs)",
         ]
     return _template("training.txt").substitute(
         imports="import csv\n" * bool(found.csv) + "from pathlib import Path\n",
@@ -204,6 +201,36 @@ def code(
         side=side,
         batch=BATCH,
     )
+
+
+def _listing_of_table(found: Found) -> list[str]:
+    """Write the lines that read a table as `find_in_csv` does."""
+    image = f"row[{found.columns['image']!r}].strip()"
+    lines = [
+        f'with open({str(cast(Path, found.csv).resolve())!r}, newline="", encoding="utf-8-sig") '
+        "as file:",
+        f"    rows = list(csv.DictReader(file, delimiter={found.delimiter!r}))",
+    ]
+    if found.by_id:
+        lines += [
+            'files = {path.stem.lower(): path for path in folder.glob("**/[!.]*")',
+            "         if path.suffix.lower() in endings}",
+            f"ids = [{image} for row in rows]",
+            "paths = [folder / name if (folder / name).is_file()",
+            "         else files.get(Path(name).stem.lower(), folder / name) for name in ids]",
+        ]
+    else:
+        lines.append(f"paths = [folder / {image} for row in rows]")
+    if found.one_hot:
+        lines += [
+            f"columns = {[*found.one_hot]!r}",
+            'ones = ("1", "1.0", "true")',
+            "names = [next(name for name in columns if row[name].strip().lower() in ones)",
+            "         for row in rows]",
+        ]
+    else:
+        lines.append(f"names = [row[{found.columns['label']!r}].strip() for row in rows]")
+    return lines
 
 
 def write(path: Path, code: str, data: Mapping[str, Any], **parts: str) -> None:
