@@ -81,4 +81,4 @@ wheel: $(INSTALLED)  ## build wheel and sdist into dist/
 	$(BIN)/python -m build
 
 clean:  ## remove what was installed, built and drawn
-	rm -rf $(VENV) $(BENCH) build dist demo docs/_build docs/_generated
+	rm -rf $(VENV) $(BENCH) build dist demo docs/_build
