@@ -60,6 +60,7 @@ def write_page(
         headline_columns=list(headline(measured[runs[0].name])),
         shots=_shots(runs[0]),
         recall=_recall(runs, measured),
+        adjusted=[_adjusted(name, values["adjusted"]) for name, values in measured.items()],
         confusions={
             name: [
                 Row(label, [str(n) for n in row])
@@ -131,6 +132,17 @@ def _recall(runs: Sequence[Run], measured: Mapping[str, Mapping[str, Any]]) -> l
         ]
         rows.append(Row(label, [str(held), " / ".join(trained), *cells]))
     return rows
+
+
+def _adjusted(name: str, found: Mapping[str, Any]) -> Row:
+    """Write what the chosen exponents do, behind what there was without."""
+    at = found["exponents"].index(0.0)
+    cells = [
+        f"{percent(found[part][at])} to {percent(found[f'chosen_{part}'])}"
+        for part in ("balanced_accuracy", "head", "rare")
+    ]
+    exponents = " and ".join(f"{exponent:.1f}" for exponent in found["chosen"])
+    return Row(name, [exponents, *cells])
 
 
 def _data_uri(path: Path) -> str:

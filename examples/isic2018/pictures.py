@@ -125,6 +125,25 @@ def draw_confusion(
     return f"Confusion matrices. {'; '.join(told)}."
 
 
+def draw_tradeoff(measured: Mapping[str, Mapping[str, Any]], path: Path) -> str:
+    """Draw rare against head recall over the exponent of the class counts, a line a run."""
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    told = []
+    for name, values in measured.items():
+        found = values["adjusted"]
+        head, rare = ([100 * share for share in found[part]] for part in ("head", "rare"))
+        (line,) = axes.plot(head, rare, lw=1, label=name)
+        at = found["exponents"].index(0.0)
+        axes.plot(head[at], rare[at], "o", color=line.get_color())
+        told.append(f"{name}: head {head[at]:.0f} and rare {rare[at]:.0f} as trained")
+    axes.set(xlabel="recall of the most frequent class, %", ylabel="mean recall of the few-shot, %")
+    axes.grid(alpha=0.3)
+    legend_below(figure, axes)
+    save(figure, path)
+    return f"Rare against head recall in percent, over the exponent. {'; '.join(told)}."
+
+
 def draw_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> str:
     """Draw loss and balanced accuracy by epoch, a line a run; return how they go in words."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from .data import DataError
 from .files import write_json, write_text
-from .metrics import headline, measure, percent, recall_intervals
+from .metrics import adjust_logits, headline, measure, percent, recall_intervals
 from .page import write_page
-from .pictures import draw_confusion, draw_curves, draw_mixes_of, draw_recall
+from .pictures import draw_confusion, draw_curves, draw_mixes_of, draw_recall, draw_tradeoff
 from .runs import Run, read_run
 from .settings import Settings
 from .train import load_model, make_mixer, split
@@ -56,11 +56,13 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     measured = {
         run.name: measure(run.probabilities, run.labels, run.counts, run.classes) for run in runs
     }
-    for values in measured.values():
-        values["recall_interval"] = recall_intervals(values["confusion"], runs[0].classes)
+    for run, values in zip(runs, measured.values(), strict=True):
+        values["recall_interval"] = recall_intervals(values["confusion"], run.classes)
+        values["adjusted"] = adjust_logits(run.probabilities, run.labels, run.counts)
     steps = {
         "recall.png": lambda path: draw_recall(measured, path),
         "confusion.png": lambda path: draw_confusion(measured, path, runs[0].classes),
+        "tradeoff.png": lambda path: draw_tradeoff(measured, path),
         "curves.png": lambda path: draw_curves({run.name: run.history for run in runs}, path),
     }
     mixing = next((run for run in runs if run.settings["mix"] != "none"), None)

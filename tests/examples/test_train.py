@@ -400,6 +400,7 @@ class TestReport:
             "report.md",
             "report.json",
             "recall.png",
+            "tradeoff.png",
             "confusion.png",
             "curves.png",
             "mixes.png",
