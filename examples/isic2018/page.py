@@ -73,7 +73,7 @@ def write_page(
             [{k: v for k, v in run.settings.items() if k != "out"} for run in runs]
         ),
         origins=side_by_side([_origin(run) for run in runs]),
-        figures={path.stem: (_data_uri(path), words) for path, words in figures.items()},
+        figures={path.stem: (data_uri(path), words) for path, words in figures.items()},
         note=note,
         commit=commit(),
     )
@@ -145,5 +145,6 @@ def _adjusted(name: str, found: Mapping[str, Any]) -> Row:
     return Row(name, [exponents, *cells])
 
 
-def _data_uri(path: Path) -> str:
+def data_uri(path: Path) -> str:
+    """Write a PNG file as a source within a page."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

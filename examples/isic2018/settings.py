@@ -58,8 +58,8 @@ class Settings:
     sampler: Literal["pair", "instance"] = "pair"  # half of each batch class-balanced, or none
     tail_fraction: float = 0.5  # share of class-balanced places (pair sampler)
     gamma: float = 1.0  # strength of the balancing (pair sampler)
-    # mix pixels, mix tokens behind the patch embedding, or nothing
-    mix: Literal["spmix", "spmix_tokens", "none"] = "spmix"
+    # mix pixels, mix tokens behind the patch embedding, plain mixup to compare with, or nothing
+    mix: Literal["spmix", "spmix_tokens", "mixup", "none"] = "spmix"
     saliency: Literal[tuple(PROVIDERS)] = "border_contrast"  # saliency provider
     # maps of what the model sees, at each step, or of whole images, once, cropped along
     saliency_of: Literal["view", "image"] = "view"

@@ -211,6 +211,18 @@ def drawn_counts(counts: Tensor, settings: Settings) -> Tensor:
 
 def make_mixer(settings: Settings, counts: Tensor) -> SaliencyPatchMix:
     """Make the transform of a run, which sees normalised images."""
+    if settings.mix == "mixup":  # whose one ratio is drawn for each batch; here as for a picture
+        return SaliencyPatchMix(
+            class_counts=counts,
+            floor=0.5,
+            alpha=0.5,
+            p=1.0,
+            pairing="any",
+            target="ratio",
+            mean=MEAN,
+            std=STD,
+            generator=torch.Generator(),
+        )
     return SaliencyPatchMix(
         class_counts=counts,
         saliency=settings.saliency,
@@ -442,6 +454,9 @@ class Trainer:
     def _loss(self, views: Sequence[Tensor], maps: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Mix the views of a batch and compute its loss."""
         labels = labels.to(self.device, non_blocking=True)
+        if self.settings.mix == "mixup":  # (Zhang and others 2018), from a uniform distribution
+            share = float(torch.rand((), generator=self.mixer.generator))
+            self.mixer.floor = self.mixer.alpha = share
         mixed = self.mix(
             [self._to_device(view) for view in views],
             [each.to(self.device, non_blocking=True) for each in maps],
