@@ -1,4 +1,4 @@
-"""Show what guided mixing is for: backgrounds that mislead. About four minutes on two cores.
+"""Show what guided mixing is for: backgrounds that mislead. Five to ten minutes on two cores.
 
 The design below was written down before any of its results was seen, and is not tuned to them.
 
