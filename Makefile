@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/.installed
 # Apart from the other, as a peer pins an older OpenCV, and two do not go into one environment.
 BENCH := .venv-bench
 BENCH_INSTALLED := $(BENCH)/.installed
-DEMO := $(BIN)/python -m examples.isic2018
+# What the examples need, without the tools of tests and style.
+DEMO_INSTALLED := $(VENV)/.installed-examples
 
 # OpenMP threads that spin while they wait can slow training on a few cores down by 5 to 15 times.
 export GOMP_SPINCOUNT := 5000
@@ -19,11 +20,17 @@ export GOMP_SPINCOUNT := 5000
 help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
-$(INSTALLED): pyproject.toml spmix_aug/__init__.py  # the latter for its version
+$(DEMO_INSTALLED): pyproject.toml spmix_aug/__init__.py  # the latter for its version
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "The examples need Python 3.11 or newer, the package alone 3.10;" \
 		"name one: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing into $(VENV): about 6 GB where the index has torch with CUDA. For torch without it:" \
+		"PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo"
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[examples]"
+	touch $@
+
+$(INSTALLED): $(DEMO_INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check -e ".[examples,test,dev]"
 	touch $@
 
@@ -35,19 +42,15 @@ $(BENCH_INSTALLED): pyproject.toml
 		"opencv-contrib-python-headless>=5"
 	touch $@
 
-demo: $(INSTALLED)  ## draw synthetic lesions, train without and with mixing, compare
-	$(DEMO).phantom --out demo/data
-	$(DEMO).train --data demo/data --hold-out test --out demo/baseline --sampler instance --mix none
-	$(DEMO).train --data demo/data --hold-out test --out demo/sampler --sampler pair --mix none
-	$(DEMO).train --data demo/data --hold-out test --out demo/spmix --sampler pair --mix spmix
-	$(DEMO).report demo/baseline demo/sampler demo/spmix --out demo/report
+demo: $(DEMO_INSTALLED)  ## show what guided mixing is for: synthetic lesions, twelve runs, a report
+	$(BIN)/python -m examples.isic2018.demo --out demo
 
 bench: $(BENCH_INSTALLED)  ## measure throughput against the peers: table and chart; no other load
 	$(BENCH)/bin/python -m benchmarks.throughput --out benchmarks/results/throughput $(ARGS)
 
 lesion-focus: $(INSTALLED)  ## measure how well saliency finds lesions; give DATA=folder
 	@test -n "$(DATA)" || { echo "name the images: make lesion-focus DATA=folder"; exit 1; }
-	for epochs in 1 2 4; do $(DEMO).train --data $(DATA) --hold-out 0 --epochs $$epochs \
+	for epochs in 1 2 4; do $(BIN)/python -m examples.isic2018.train --data $(DATA) --hold-out 0 --epochs $$epochs \
 		--image-size 112 --mix none --out runs/lesion_focus/epochs_$$epochs || exit 1; done
 	$(BIN)/python -m benchmarks.lesion_focus --data $(DATA) --out benchmarks/results/lesion_focus_fold0 \
 		--runs runs/lesion_focus/epochs_1 runs/lesion_focus/epochs_2 runs/lesion_focus/epochs_4
@@ -81,4 +84,4 @@ wheel: $(INSTALLED)  ## build wheel and sdist into dist/
 	$(BIN)/python -m build
 
 clean:  ## remove what was installed, built and drawn
-	rm -rf $(VENV) $(BENCH) build dist demo docs/_build docs/_generated
+	rm -rf $(VENV) $(BENCH) build dist demo docs/_build

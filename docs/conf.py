@@ -1,4 +1,4 @@
-"""The site: `make docs`. Pages include files of the repository, which stay the source."""
+"""The site: `make docs`."""
 
 import os
 import re
@@ -9,10 +9,8 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
-GENERATED = DOCS / "_generated"
-sys.path[:0] = [str(REPOSITORY), str(DOCS)]
+sys.path.insert(0, str(REPOSITORY))
 
-import gallery  # noqa: E402
 from sphinx.addnodes import pending_xref  # noqa: E402
 from sphinx.transforms.post_transforms import SphinxPostTransform  # noqa: E402
 
@@ -23,7 +21,7 @@ author = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["
 copyright = author
 release = version = spmix_aug.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "_generated", "notebooks"]
+exclude_patterns = ["_build", "notebooks"]
 html_theme = "furo"
 html_title = f"spmix-aug {release}"
 html_copy_source = False
@@ -35,8 +33,55 @@ autodoc_typehints = "none"  # types are in the code; docstrings have shapes and 
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 myst_enable_extensions = ["colon_fence", "deflist"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # included sections begin at a lower level
+
+
+# Pages are plain Markdown, as GitHub shows it. The site adds to some what it alone can show: the
+# list of all pages to the first, and to others the files that they link to.
+SECTIONS = {
+    "": ["look", "practice"],
+    "Reference": ["api", "faq", "limits", "promises", "security", "changelog"],
+    "Guides": [
+        *("method", "saliency", "pairing", "tokens", "own-saliency"),
+        *("recipes", "integrations", "first-look", "gallery"),
+    ],
+    "What it brings and costs": [
+        *("isic2018", "training", "study", "primary"),
+        *("performance", "benchmarks", "lesion-focus", "border-variants"),
+    ],
+}
+SHOWN = {
+    "study": ["benchmarks/isic2018/REPORT.md"],
+    "primary": ["benchmarks/isic2018/PRIMARY.md"],
+    "training": ["examples/isic2018/README.md"],
+    "benchmarks": ["benchmarks/README.md"],
+    "lesion-focus": ["benchmarks/results/lesion_focus_fold0.md"],
+    "border-variants": ["benchmarks/results/border_variants_folds1234.md"],
+    "performance": [
+        f"benchmarks/results/{name}.md" for name in ("throughput", "saliency_cost", "recipe_step")
+    ],
+    "security": ["SECURITY.md"],
+    "changelog": ["CHANGELOG.md"],
+}
+
+
+def contents() -> str:
+    """List all pages by section."""
+    parts = []
+    for caption, pages in SECTIONS.items():
+        options = [":hidden:", *([f":caption: {caption}"] if caption else [])]
+        parts.append("\n".join(["```{toctree}", *options, "", *pages, "```"]))
+    return "\n\n".join(parts)
+
+
+def shown(files: list[str]) -> str:
+    """Include files of the repository, whose links begin with a dot."""
+    links = {"benchmarks/isic2018/REPORT.md": "PRIMARY"}
+    options = ":heading-offset: 1\n:relative-images:\n:relative-docs: "
+    return "\n".join(
+        f"```{{include}} ../{file}\n{options}{links.get(file, '.')}\n```\n" for file in files
+    )
 
 
 def integrations() -> str:
@@ -50,14 +95,14 @@ def integrations() -> str:
             f"## {path.stem}\n\n{about} [Download]({shown}).\n\n"
             f"```{{literalinclude}} {shown}\n:language: python\n```\n"
         )
-    return "\n".join(parts) or "There are none in this version.\n"
+    return "\n".join(parts)
 
 
 def first_look() -> str:
     """Turn the notebook, a script in cells, into a page."""
     script = (DOCS / "notebooks/first_look.py").read_text(encoding="utf-8")
     parts = []
-    for cell in re.split(r"^# %%", script, flags=re.MULTILINE)[1:]:
+    for cell in re.split(r"^# %%", script, flags=re.MULTILINE)[2:]:  # the page has the first
         kind, _, body = cell.partition("\n")
         if "[markdown]" in kind:
             parts.append(re.sub(r"^# ?", "", body.strip(), flags=re.MULTILINE))
@@ -66,11 +111,13 @@ def first_look() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def generate(_: Any = None) -> None:
-    """Write what the pages include, and draw their pictures."""
-    gallery.draw_all(GENERATED)
-    for name, text in {"integrations.md": integrations(), "first-look.md": first_look()}.items():
-        (GENERATED / name).write_text(text, encoding="utf-8")
+def add_to_page(_: Any, name: str, source: list[str]) -> None:
+    """Add to a page what the site alone shows."""
+    added = {"index": contents, "integrations": integrations, "first-look": first_look}
+    if name in SHOWN:
+        source[0] += f"\n{shown(SHOWN[name])}"
+    elif name in added:
+        source[0] += f"\n{added[name]()}"
 
 
 class LinksToIncludedFiles(SphinxPostTransform):
@@ -94,6 +141,6 @@ class LinksToIncludedFiles(SphinxPostTransform):
 
 
 def setup(app: Any) -> None:
-    """Generate before Sphinx reads the pages, and mend links when it has read all."""
-    app.connect("builder-inited", generate)
+    """Add to pages as Sphinx reads them, and mend links when it has read all."""
+    app.connect("source-read", add_to_page)
     app.add_post_transform(LinksToIncludedFiles)

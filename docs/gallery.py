@@ -1,4 +1,4 @@
-"""Draw the pictures of the documentation, of synthetic lesions: python docs/gallery.py FOLDER."""
+"""Draw the pictures of the documentation: PYTHONPATH=. python docs/gallery.py docs/pictures."""
 
 import sys
 from collections.abc import Callable
@@ -56,6 +56,22 @@ def draw_plan() -> Figure:
     mixer = SaliencyPatchMix(class_counts=COUNTS, saliency="border_contrast", patch_size=PATCH)
     plan = mixer.plan(images, labels, partner=torch.tensor([3, 4, 5, 3, 4, 5]))
     return plot_plan(images, plan, labels, rows=3, class_names=NAMES)
+
+
+def draw_hero() -> Figure:
+    """Draw pairs beside plain mixup of the same strength and the mix."""
+    images, labels = lesions("DF", "VASC", "AKIEC", "NV", "NV", "NV")
+    mixer = SaliencyPatchMix(class_counts=COUNTS)
+    plan = mixer.plan(images, labels, partner=torch.tensor([3, 4, 5, 3, 4, 5]))
+    share = plan.ratios.mean(dim=(1, 2)).view(-1, 1, 1, 1)
+    plain = share * images + (1 - share) * images[plan.partner]
+    titles = ["image", "partner", "plain mixup", "SPMix"]
+    figure = panels(3, len(titles), titles, [NAMES[label] for label in labels[:3]])
+    shown = [images, images[plan.partner], plain, plan.images(images)]
+    for place, axes in enumerate(figure.axes):
+        row, column = divmod(place, len(titles))
+        axes.imshow(shown[column][row].permute(1, 2, 0).numpy())
+    return figure
 
 
 def draw_scores() -> Figure:
@@ -143,6 +159,7 @@ def draw_sampler() -> Figure:
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
+    "hero.webp": draw_hero,
     "plan.webp": draw_plan,
     "scores.webp": draw_scores,
     "bounds.webp": draw_bounds,

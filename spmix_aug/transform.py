@@ -1,5 +1,6 @@
 """The batch transform: its settings, and the steps of a plan in order."""
 
+import copy
 import operator
 import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -29,6 +30,9 @@ from spmix_aug.functional.targets import class_distribution, mix_targets
 from spmix_aug.plan import MixPlan
 from spmix_aug.saliency import LOW_RES, MODEL_BASED, SaliencyProvider, find_provider
 from spmix_aug.saliency.base import finite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SaliencyFunction = Callable[[Tensor, Tensor | None, nn.Module | None], Tensor]
 PairingFunction = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
@@ -430,6 +434,49 @@ class SaliencyPatchMix(nn.Module):
             *(found or ["nothing found that looks like a mistake"]),
             sep="\n",
         )
+
+    def plot(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        model: nn.Module | None = None,
+        *,
+        rows: int = 4,
+        class_names: Sequence[str] | None = None,
+    ) -> "Figure":
+        """Draw pairs of a batch in hand, the rarest classes first, every one mixed.
+
+        Drawn whatever `p` is, and also in `eval()` mode, with pairs of its own that are the same
+        each time: neither the mixer nor a generator moves. Needs matplotlib.
+
+        Args:
+            images: `(B,C,H,W)`.
+            labels: as for a call.
+            model: the classifier, for saliency that needs one.
+            rows: pairs to draw; all when there are fewer.
+            class_names: a name for each of the K classes; their numbers when None.
+
+        Returns:
+            A figure as `spmix_aug.viz.plot_plan` draws it.
+
+        Raises:
+            TypeError: if an argument is of the wrong type.
+            ValueError: as a call does, or if no sample of the batch has a partner.
+        """
+        from spmix_aug.viz import plot_plan  # matplotlib is an extra
+
+        shown = copy.copy(self).train()
+        shown.p, shown.generator = 1.0, torch.Generator().manual_seed(0)
+        plan = shown.plan(images, labels, model)
+        classes = self._checked(images, labels)[2].argmax(dim=1).cpu()
+        counts = self.class_counts
+        if counts is None:
+            counts = pairings.class_counts_in(classes, self.num_classes)
+        order = counts[classes].argsort(stable=True).tolist()
+        mixed = [i for i in order if plan.partner[i] != i][: _checks.as_integer("rows", rows)]
+        wanted, hint = "to have a sample with a partner", "give a larger batch, or other `pairing`"
+        expect(bool(mixed), "images", wanted, f"{len(images)} that have none", hint)
+        return plot_plan(images, plan, labels, samples=mixed, class_names=class_names)
 
     def _draw(
         self, classes: Tensor, itself: Tensor, partner: Tensor | None, grid: tuple[int, int]

@@ -271,3 +271,40 @@ def test_only_viz_needs_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "install it with pip install 'spmix-aug[viz]'" in done.stdout, done.stderr
+
+
+# A batch in hand
+
+
+def test_plot_mixes_every_row_and_leaves_the_mixer_alone(batch):
+    images, labels = batch
+    images = images + 0.1 * torch.rand_like(images)
+    generator = torch.Generator().manual_seed(3)
+    state = generator.get_state(), torch.random.get_rng_state()
+    mixer = SaliencyPatchMix(class_counts=[50, 30, 10], p=0.1, generator=generator).eval()
+    figure = mixer.plot(images, labels, rows=5)
+    told = figure.get_label()
+    assert "not mixed" not in told
+    assert re.findall(r"sample (\d)", told)[:4] == ["8", "5", "6", "7"]
+    assert len(figure.axes) == 5 * 6
+    assert mixer.plot(images, labels, rows=5).get_label() == told
+    named = mixer.plot(images, labels, class_names=["most", "some", "few"]).get_label()
+    assert named.endswith("label some.")
+    assert torch.equal(generator.get_state(), state[0])
+    mixer.generator = None
+    mixer.plot(images, labels)
+    assert torch.equal(torch.random.get_rng_state(), state[1])
+    assert not mixer.training
+    assert mixer.p == 0.1
+    mixer.class_counts = None
+    rows = torch.nn.functional.one_hot(labels, 3).float()
+    assert "Rows: sample 8" in mixer.plot(images, rows).get_label()
+
+
+def test_plot_needs_a_pair(batch):
+    images, labels = batch
+    mixer = SaliencyPatchMix(num_classes=3)
+    with pytest.raises(ValueError, match="a sample with a partner, but got 1 that have none"):
+        mixer.plot(images[:1], labels[:1])
+    with pytest.raises(ValueError, match="`rows` to be at least 1"):
+        mixer.plot(images, labels, rows=0)

@@ -1,6 +1,6 @@
-"""Read the ISIC 2018 task 3 folder, split it by lesion and load its images.
+"""Read labelled images, split them by lesion and load them.
 
-The folder is the challenge's own::
+They lie in class folders, or are listed in a table, or the folder is that of ISIC 2018 task 3::
 
     ISIC2018_Task3_Training_Input/ISIC_0024306.jpg ...
     ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv
@@ -20,7 +20,8 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from spmix_aug.look.data import DataError, find_in_csv, find_in_folders
 
 CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
@@ -41,13 +44,9 @@ _IMAGE = re.compile(r"\.(jpe?g|png|bmp|tiff?|webp)$", re.IGNORECASE)
 _WAY_OUT = f"name the folder that holds {_INPUT} and {_TRUTH}, unpacked"
 
 
-class DataError(ValueError):
-    """The data on disk, or the part of it asked for, cannot be used as it is."""
-
-
 @dataclass(frozen=True)
 class Record:
-    """One image: its id, its file, its class (index into `CLASSES`) and the lesion it shows."""
+    """One image: its id, its file, its class (an index) and the lesion it shows, or its group."""
 
     image: str
     path: Path
@@ -59,6 +58,51 @@ class _Row(NamedTuple):
     line: int
     image: str  # as it is written, but for an extension
     values: list[str]
+
+
+def read_folder(
+    root: Path,
+    layout: str = "isic2018",
+    *,
+    table: Path | None = None,
+    groups: Path | None = None,
+    columns: Mapping[str, str | None] | None = None,
+) -> tuple[list[Record], Sequence[str]]:
+    """Read the images of a folder in any layout: their records, and the names of the classes.
+
+    Args:
+        root: The folder.
+        layout: "isic2018" for the challenge's, "folders" for a folder for each class.
+        table: CSV file of images and labels, or one-hot columns, in place of a layout.
+        groups: CSV file that tells which images belong together, where the table does not.
+        columns: Names of the table's columns of image, label and group; else the usual ones.
+
+    Raises:
+        DataError: A folder, file or listed image is missing, or a table makes no sense.
+    """
+    if table is None and layout == "isic2018":
+        return read_records(root), CLASSES
+    if table is None:
+        found = find_in_folders(root)
+    else:
+        found = find_in_csv(table, root, columns or {}, groups)
+    records = []
+    for place, (name, label) in enumerate(zip(found.names, found.labels.tolist(), strict=True)):
+        # Names become file names: none may point out of the data folder.
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{table}: {name} lies outside of {root}; write names in that folder")
+        group = name if found.groups is None else found.groups[place]
+        records.append(Record(name, root / name, label, group))
+    missing = [record.image for record in records if not record.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{table}: {missing[0]} is not in {root}, which lacks {len(missing)} of the "
+            f"{len(records)} images listed; complete the download, or mend the table"
+        )
+    twice = [image for image, number in Counter(found.names).items() if number > 1]
+    if twice:
+        raise DataError(f"{table}: {twice[0]} is in two rows; remove one")
+    return records, found.classes
 
 
 def read_records(root: Path, part: str = "Training") -> list[Record]:
@@ -182,7 +226,8 @@ def make_folds(records: Sequence[Record], *, num_folds: int = 5, seed: int = 0) 
     dealing = sorted((members[i] for i in shuffle.tolist()), key=len, reverse=True)
 
     folds = [0] * len(records)
-    counts = [[0] * len(CLASSES) for _ in range(num_folds)]
+    num_classes = 1 + max((record.label for record in records), default=0)
+    counts = [[0] * num_classes for _ in range(num_folds)]
     for lesion in dealing:
         labels = [records[index].label for index in lesion]
         crowding = [(sum(count[label] for label in labels), sum(count)) for count in counts]
@@ -194,7 +239,10 @@ def make_folds(records: Sequence[Record], *, num_folds: int = 5, seed: int = 0) 
 
 
 def hold_out(
-    records: Sequence[Record], folds: Sequence[int | None], name: str
+    records: Sequence[Record],
+    folds: Sequence[int | None],
+    name: str,
+    classes: Sequence[str] = CLASSES,
 ) -> tuple[list[Record], list[Record]]:
     """Divide records into those to train on and those held out; test images are never trained on.
 
@@ -202,6 +250,7 @@ def hold_out(
         records: The images.
         folds: Fold of each record, None for a test image.
         name: Fold to hold out, as in "0", or "test" to train on all folds.
+        classes: Names of the classes, each of which is to be in both parts.
 
     Raises:
         DataError: Nothing goes by that name, or a class is left without training images or,
@@ -215,8 +264,8 @@ def hold_out(
     train = [record for record, part in pairs if part not in (name, _TEST)]
     held = [record for record, part in pairs if part == name]
     for part, kind in ((train, "training"), (held, "held-out")):
-        present = {CLASSES[record.label] for record in part}
-        absent = [label for label in CLASSES if label not in present]
+        present = {record.label for record in part}
+        absent = [label for index, label in enumerate(classes) if index not in present]
         if absent:
             raise DataError(
                 f"holding out {name!r} leaves no {kind} image of class {', '.join(absent)}; "
@@ -394,6 +443,8 @@ def load_pixels(path: Path, mode: str) -> tuple[np.ndarray[Any, Any], str]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 own = "PA" if image.mode == "P" and "transparency" in image.info else image.mode
+                if own == "RGBA" and mode == "RGB" and image.getextrema()[3] == (255, 255):
+                    own = "RGB"  # with nothing to see through
                 ImageOps.exif_transpose(image, in_place=True)
                 return np.array(image.convert(mode)), own
     except Exception as exc:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .data import CLASSES
 from .files import write_text
 from .metrics import headline, percent, span, split_by_shots
 from .origin import commit
@@ -50,7 +49,7 @@ def write_page(
         note: Why there is no figure of mixes, if there should be one.
     """
     page = TEMPLATES.get_template("page.html").render(
-        classes=CLASSES,
+        classes=runs[0].classes,
         runs=runs,
         images=len(runs[0].images),
         warnings=[(run.name, run.warning) for run in runs if run.warning],
@@ -61,10 +60,11 @@ def write_page(
         headline_columns=list(headline(measured[runs[0].name])),
         shots=_shots(runs[0]),
         recall=_recall(runs, measured),
+        adjusted=[_adjusted(name, values["adjusted"]) for name, values in measured.items()],
         confusions={
             name: [
                 Row(label, [str(n) for n in row])
-                for label, row in zip(CLASSES, values["confusion"], strict=True)
+                for label, row in zip(runs[0].classes, values["confusion"], strict=True)
             ]
             for name, values in measured.items()
         },
@@ -73,7 +73,7 @@ def write_page(
             [{k: v for k, v in run.settings.items() if k != "out"} for run in runs]
         ),
         origins=side_by_side([_origin(run) for run in runs]),
-        figures={path.stem: (_data_uri(path), words) for path, words in figures.items()},
+        figures={path.stem: (data_uri(path), words) for path, words in figures.items()},
         note=note,
         commit=commit(),
     )
@@ -114,7 +114,7 @@ def _shots(run: Run) -> str:
     """Name the classes of each shot group, with their training images."""
     told = []
     for name, group in split_by_shots(run.counts).items():
-        classes = ", ".join(f"{CLASSES[index]} {int(run.counts[index])}" for index in group)
+        classes = ", ".join(f"{run.classes[index]} {int(run.counts[index])}" for index in group)
         told.append(f"{name}-shot: {classes or 'none'}")
     return "; ".join(told) + " training images"
 
@@ -122,7 +122,7 @@ def _shots(run: Run) -> str:
 def _recall(runs: Sequence[Run], measured: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """Write recall with its interval: a row a class, a column a run behind those of images."""
     rows = []
-    for index, label in enumerate(CLASSES):
+    for index, label in enumerate(runs[0].classes):
         held = sum(measured[runs[0].name]["confusion"][index])
         trained = [str(int(run.counts[index])) for run in runs]
         trained = trained if len(set(trained)) > 1 else trained[:1]
@@ -134,5 +134,17 @@ def _recall(runs: Sequence[Run], measured: Mapping[str, Mapping[str, Any]]) -> l
     return rows
 
 
-def _data_uri(path: Path) -> str:
+def _adjusted(name: str, found: Mapping[str, Any]) -> Row:
+    """Write what the chosen exponents do, behind what there was without."""
+    at = found["exponents"].index(0.0)
+    cells = [
+        f"{percent(found[part][at])} to {percent(found[f'chosen_{part}'])}"
+        for part in ("balanced_accuracy", "head", "rare")
+    ]
+    exponents = " and ".join(f"{exponent:.1f}" for exponent in found["chosen"])
+    return Row(name, [exponents, *cells])
+
+
+def data_uri(path: Path) -> str:
+    """Write a PNG file as a source within a page."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

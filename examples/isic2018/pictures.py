@@ -76,7 +76,8 @@ def draw_recall(measured: Mapping[str, Mapping[str, Any]], path: Path) -> str:
             for name, values in measured.items()
         },
     )
-    axes.set_xticks(range(len(CLASSES)), CLASSES)
+    classes = list(next(iter(measured.values()))["recall"])
+    axes.set_xticks(range(len(classes)), classes)
     axes.set(ylim=(0, 100), title="Recall of each class on the held-out images")
     axes.grid(axis="y", alpha=0.3)
     legend_below(figure, axes)
@@ -88,7 +89,9 @@ def draw_recall(measured: Mapping[str, Mapping[str, Any]], path: Path) -> str:
     return f"Recall of each class in percent, with 95 % intervals. {'; '.join(told)}."
 
 
-def draw_confusion(measured: Mapping[str, Mapping[str, Any]], path: Path) -> str:
+def draw_confusion(
+    measured: Mapping[str, Mapping[str, Any]], path: Path, classes: Sequence[str] = CLASSES
+) -> str:
     """Draw the confusion matrix of each run, rows as shares; return the main mistakes in words."""
     columns = min(3, len(measured))
     rows = math.ceil(len(measured) / columns)
@@ -103,15 +106,15 @@ def draw_confusion(measured: Mapping[str, Mapping[str, Any]], path: Path) -> str
             colour = "white" if shares[row, column] > 0.5 else "black"
             text = str(int(counts[row, column]))
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-        axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=60)
-        axes.set_yticks(range(len(CLASSES)), CLASSES)
+        axes.set_xticks(range(len(classes)), classes, rotation=60)
+        axes.set_yticks(range(len(classes)), classes)
         axes.set(title=name, xlabel="predicted", ylabel="true")
         mistakes = counts - counts.diag().diag()
-        true, named = divmod(int(mistakes.argmax()), len(CLASSES))
+        true, named = divmod(int(mistakes.argmax()), len(classes))
         told.append(
             f"{name}: {int(counts.trace())} of {int(counts.sum())} images named right"
             + (
-                f", most mistakes {CLASSES[true]} for {CLASSES[named]} ({mistakes[true, named]})"
+                f", most mistakes {classes[true]} for {classes[named]} ({mistakes[true, named]})"
                 if mistakes.any()
                 else ""
             )
@@ -120,6 +123,25 @@ def draw_confusion(measured: Mapping[str, Mapping[str, Any]], path: Path) -> str
         axes.set_axis_off()
     save(figure, path)
     return f"Confusion matrices. {'; '.join(told)}."
+
+
+def draw_tradeoff(measured: Mapping[str, Mapping[str, Any]], path: Path) -> str:
+    """Draw rare against head recall over the exponent of the class counts, a line a run."""
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    told = []
+    for name, values in measured.items():
+        found = values["adjusted"]
+        head, rare = ([100 * share for share in found[part]] for part in ("head", "rare"))
+        (line,) = axes.plot(head, rare, lw=1, label=name)
+        at = found["exponents"].index(0.0)
+        axes.plot(head[at], rare[at], "o", color=line.get_color())
+        told.append(f"{name}: head {head[at]:.0f} and rare {rare[at]:.0f} as trained")
+    axes.set(xlabel="recall of the most frequent class, %", ylabel="mean recall of the few-shot, %")
+    axes.grid(alpha=0.3)
+    legend_below(figure, axes)
+    save(figure, path)
+    return f"Rare against head recall in percent, over the exponent. {'; '.join(told)}."
 
 
 def draw_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> str:
@@ -163,10 +185,10 @@ def tail_batch(
         `(2 * rows,)`, heads unmixed.
     """
     labels = torch.tensor([record.label for record in records])
-    counts = class_counts(labels, len(CLASSES))
+    counts = class_counts(labels)
     *tails, head = [label for label in counts.argsort().tolist() if counts[label] > 0]
     chosen = [tails[row % len(tails)] for row in range(rows)] + [head] * rows
-    seen = dict.fromkeys(range(len(CLASSES)), 0)
+    seen = dict.fromkeys(chosen, 0)
     picks = []
     for label in chosen:
         of_class = (labels == label).nonzero().flatten()
@@ -188,6 +210,7 @@ def draw_mixes_of(
     *,
     rows: int = 4,
     model: nn.Module | None = None,
+    classes: Sequence[str] = CLASSES,
 ) -> str:
     """Draw how `mixer` mixes images of the rarest classes with the most frequent one.
 
@@ -201,7 +224,7 @@ def draw_mixes_of(
     if mixer.mean is not None and mixer.std is not None:
         given = v2.functional.normalize(images, mixer.mean.tolist(), mixer.std.tolist())
     plan = mixer.plan(given, labels, model, partner=pairs)
-    figure = plot_plan(images, plan, labels, rows, class_names=CLASSES)
+    figure = plot_plan(images, plan, labels, rows, class_names=classes)
     save(figure, path)
     return str(figure.get_label())
 

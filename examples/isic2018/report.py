@@ -13,11 +13,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .data import CLASSES, DataError
+from .data import DataError
 from .files import write_json, write_text
-from .metrics import headline, measure, percent, recall_intervals
+from .metrics import adjust_logits, headline, measure, percent, recall_intervals
 from .page import write_page
-from .pictures import draw_confusion, draw_curves, draw_mixes_of, draw_recall
+from .pictures import draw_confusion, draw_curves, draw_mixes_of, draw_recall, draw_tradeoff
 from .runs import Run, read_run
 from .settings import Settings
 from .train import load_model, make_mixer, split
@@ -48,17 +48,21 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     if len({run.name for run in runs}) < len(runs):
         raise ValueError("expected runs of different names, got " + ", ".join(r.name for r in runs))
     for run in runs[1:]:
-        if run.images != runs[0].images:
+        if (run.images, run.classes) != (runs[0].images, runs[0].classes):
             raise ValueError(
                 f"{run.folder} and {runs[0].folder} predict different images; report on runs with "
                 "one --hold-out at a time"
             )
-    measured = {run.name: measure(run.probabilities, run.labels, run.counts) for run in runs}
-    for values in measured.values():
-        values["recall_interval"] = recall_intervals(values["confusion"])
+    measured = {
+        run.name: measure(run.probabilities, run.labels, run.counts, run.classes) for run in runs
+    }
+    for run, values in zip(runs, measured.values(), strict=True):
+        values["recall_interval"] = recall_intervals(values["confusion"], run.classes)
+        values["adjusted"] = adjust_logits(run.probabilities, run.labels, run.counts)
     steps = {
         "recall.png": lambda path: draw_recall(measured, path),
-        "confusion.png": lambda path: draw_confusion(measured, path),
+        "confusion.png": lambda path: draw_confusion(measured, path, runs[0].classes),
+        "tradeoff.png": lambda path: draw_tradeoff(measured, path),
         "curves.png": lambda path: draw_curves({run.name: run.history for run in runs}, path),
     }
     mixing = next((run for run in runs if run.settings["mix"] != "none"), None)
@@ -74,7 +78,7 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     write_json(out / "report.json", measured)
     figures = "\n\n".join([f"![{path.stem}]({path.name})" for path in told] + [note or ""]).rstrip()
     counts = ", ".join(
-        f"{label} {n}" for label, n in zip(CLASSES, runs[0].counts.tolist(), strict=True)
+        f"{label} {n}" for label, n in zip(runs[0].classes, runs[0].counts.tolist(), strict=True)
     )
     beware = "".join(f"**Beware** of {run.name}: {run.warning}.\n\n" for run in runs if run.warning)
     table = f"{beware}{table}"
@@ -93,19 +97,21 @@ def find_data(run: Run, settings: Settings) -> Settings:
     folders = [Path(entry["folder"]) for entry in run.origin if "folder" in entry]
     found = [folder for folder in folders if (folder / settings.data).is_dir()]
     folder = found[-1] if found else Path()
-    split_file = settings.split_file and str(folder / settings.split_file)
-    return replace(settings, data=str(folder / settings.data), split_file=split_file)
+    files = ("split_file", "csv", "groups")
+    given = {name: getattr(settings, name) for name in files if getattr(settings, name)}
+    there = {name: str(folder / file) for name, file in given.items()}
+    return replace(settings, data=str(folder / settings.data), **there)
 
 
 def draw_run_mixes(run: Run, path: Path) -> str:
     """Draw mixes of a run's training images, by its settings and trained model; tell of them."""
     settings, model = load_model(run.folder)
     settings = find_data(run, settings)
-    train, _, _ = split(settings)
+    train = split(settings).train
     # The strip shows pixels of pairs within a batch, whatever the run mixed.
     pairing = "relative" if settings.pairing == "second_batch" else settings.pairing
     mixer = make_mixer(replace(settings, pairing=pairing), run.counts)
-    told = draw_mixes_of(mixer, train, settings.image_size, path, model=model)
+    told = draw_mixes_of(mixer, train, settings.image_size, path, model=model, classes=run.classes)
     return f"Mixes of training images as {run.name} mixes them. {told}"
 
 

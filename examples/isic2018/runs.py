@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data import CLASSES
-
 
 @dataclass(frozen=True)
 class Run:
@@ -18,6 +16,7 @@ class Run:
 
     folder: Path
     settings: dict[str, Any]
+    classes: list[str]
     images: list[str]
     probabilities: Tensor
     labels: Tensor
@@ -44,7 +43,7 @@ def read_run(folder: Path) -> Run:
     """
     try:
         with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            (_, *classes, _), *rows = csv.reader(file)
         settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         counts = json.loads((folder / "class_counts.json").read_text(encoding="utf-8"))
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -55,9 +54,10 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder,
         settings,
-        [row["image"] for row in rows],
-        torch.tensor([[float(row[label]) for label in CLASSES] for row in rows]),
-        torch.tensor([CLASSES.index(row["label"]) for row in rows]),
+        classes,
+        [row[0] for row in rows],
+        torch.tensor([[float(number) for number in row[1:-1]] for row in rows]),
+        torch.tensor([classes.index(row[-1]) for row in rows]),
         torch.tensor(counts),
         [json.loads(line) for line in lines],
         made_by,

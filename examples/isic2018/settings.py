@@ -23,14 +23,22 @@ MAY_DIFFER_ON_RESUME = ("out", "workers", "device", "saliency_cache")
 
 @dataclass(frozen=True)
 class Settings:
-    """Train a classifier on the ISIC 2018 folder layout, with or without SPMix.
+    """Train a classifier on labelled images, with or without SPMix.
 
     The fields are the options of the command line, and their comments its help.
     `--recipe NAME` takes settings from a file of recipes/, or any .toml; options go over them.
     """
 
-    data: str  # folder in the challenge's layout
+    data: str  # folder of the images
     out: str  # folder of the run: settings, metrics, checkpoint, predictions
+    # the challenge's folder, or a folder for each class
+    layout: Literal["isic2018", "folders"] = "isic2018"
+    # table of images and labels, or of one-hot columns, in place of a layout
+    csv: str | None = None
+    groups: str | None = None  # another table, of images and groups (patients, lesions)
+    image: str | None = None  # column of the images' names or ids in the tables; else a usual name
+    label: str | None = None  # column of the labels; else a usual name, or one-hot columns
+    group: str | None = None  # column of the groups, which no split divides; else a usual name
     # split by lesion, or the authors' file lists, which share lesions between their parts
     protocol: Literal["lesion_disjoint", "authors"] = "lesion_disjoint"
     # CSV with columns image, split, fold; else the one in the data, else made by lesion
@@ -50,8 +58,8 @@ class Settings:
     sampler: Literal["pair", "instance"] = "pair"  # half of each batch class-balanced, or none
     tail_fraction: float = 0.5  # share of class-balanced places (pair sampler)
     gamma: float = 1.0  # strength of the balancing (pair sampler)
-    # mix pixels, mix tokens behind the patch embedding, or nothing
-    mix: Literal["spmix", "spmix_tokens", "none"] = "spmix"
+    # mix pixels, mix tokens behind the patch embedding, plain mixup to compare with, or nothing
+    mix: Literal["spmix", "spmix_tokens", "mixup", "none"] = "spmix"
     saliency: Literal[tuple(PROVIDERS)] = "border_contrast"  # saliency provider
     # maps of what the model sees, at each step, or of whole images, once, cropped along
     saliency_of: Literal["view", "image"] = "view"
@@ -117,6 +125,10 @@ class Settings:
             )
         if self.target == "ratio" and self.loss == "contrastive":
             raise ValueError("contrastive loss needs one class an image; choose target own")
+        if self.protocol == "authors" and (self.layout != "isic2018" or self.csv is not None):
+            raise ValueError("the authors' lists name images of the challenge; choose its layout")
+        if self.csv is None and any((self.groups, self.image, self.label, self.group)):
+            raise ValueError("groups, image, label and group are about a table; name it by csv")
         if self.protocol == "authors" and (self.hold_out != "test" or self.split_file is not None):
             raise ValueError(
                 "the authors' lists have one test part and no folds; choose hold_out test and no "

@@ -1,7 +1,8 @@
-"""Train a classifier on the ISIC 2018 folder layout, with or without SPMix.
+"""Train a classifier on labelled images, with or without SPMix.
 
 Examples:
     python -m examples.isic2018.train --data data/phantom --out runs/spmix
+    python -m examples.isic2018.train --data FOLDER --layout folders --out runs/mine
     torchrun --nproc-per-node 2 -m examples.isic2018.train --recipe spmix2024 --data D --out O
 
 Every epoch's random numbers follow from the seed, the epoch and the rank, for the same device and
@@ -9,6 +10,8 @@ number of workers and ranks, so a run that was stopped goes on, when the command
 the result it would have had.
 """
 
+import csv
+import io
 import json
 import math
 import sys
@@ -18,7 +21,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +37,7 @@ from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
 
 from . import checkpoints
 from .contrastive import FeatureQueue, ParametricContrastiveLoss, TwoViewClassifier
-from .data import CLASSES, LesionImages, Record, authors_split, folds_of, hold_out, read_records
+from .data import CLASSES, LesionImages, Record, authors_split, folds_of, hold_out, read_folder
 from .distributed import Ranks, start_ranks
 from .files import remove_leftovers, write_json, write_text
 from .metrics import measure
@@ -61,6 +64,7 @@ class Batches:
     train: DataLoader[Any]
     held: DataLoader[Any]
     held_records: list[Record]
+    classes: Sequence[str]
     counts: Tensor
     steps: int
     accumulate: int
@@ -76,30 +80,45 @@ class Batches:
             yield list(islice(parts, self.accumulate))
 
 
-def split(settings: Settings) -> tuple[list[Record], list[Record], str | None]:
-    """Read the records of a run: those to train on, those held out, and what to beware of.
+class Split(NamedTuple):
+    """The records of a run: those to train on, those held out, what to beware of, the classes."""
+
+    train: list[Record]
+    held: list[Record]
+    warning: str | None
+    classes: Sequence[str]
+
+
+def split(settings: Settings) -> Split:
+    """Read and divide the records of a run.
 
     Raises:
         DataError: if something is wrong with the data.
     """
     root = Path(settings.data)
-    found = None
+    found, classes = None, CLASSES
     if settings.protocol == "authors":
         train, held, found = authors_split(root)
     else:
-        records = read_records(root)
-        split_file = None if settings.split_file is None else Path(settings.split_file)
+        table, groups, split_file = (
+            None if file is None else Path(file)
+            for file in (settings.csv, settings.groups, settings.split_file)
+        )
+        columns = {role: getattr(settings, role) for role in ("image", "label", "group")}
+        records, classes = read_folder(
+            root, settings.layout, table=table, groups=groups, columns=columns
+        )
         folds = folds_of(root, records, split_file=split_file, seed=settings.seed)
-        train, held = hold_out(records, folds, settings.hold_out)
+        train, held = hold_out(records, folds, settings.hold_out, classes)
     trained = {record.lesion for record in train}
     shared = sum(record.lesion in trained for record in held)
     if shared == 0:
-        return train, held, found
+        return Split(train, held, found, classes)
     leak = (
         f"{shared} of the {len(held)} held-out images show a lesion that is trained on, so figures "
         "are too high"
     )
-    return train, held, leak if found is None else f"{leak}; {found}"
+    return Split(train, held, leak if found is None else f"{leak}; {found}", classes)
 
 
 def make_batches(settings: Settings, ranks: Ranks | None = None) -> Batches:
@@ -109,7 +128,7 @@ def make_batches(settings: Settings, ranks: Ranks | None = None) -> Batches:
         DataError: if something is wrong with the data.
     """
     ranks = ranks or Ranks()
-    train, held, warning = split(settings)
+    train, held, warning, classes = split(settings)
     labels = [record.label for record in train]
     shared: dict[str, Any] = {
         "num_workers": settings.workers,
@@ -144,7 +163,8 @@ def make_batches(settings: Settings, ranks: Ranks | None = None) -> Batches:
         DataLoader(LesionViews(train, views, maps), batch_sampler=sampler, **shared),
         DataLoader(held_out, 128, **shared),
         held,
-        class_counts(labels, len(CLASSES)),
+        classes,
+        class_counts(labels, len(classes)),
         math.ceil(len(train) / (settings.batch_size * ranks.size)),
         settings.accumulate,
         warning,
@@ -191,6 +211,18 @@ def drawn_counts(counts: Tensor, settings: Settings) -> Tensor:
 
 def make_mixer(settings: Settings, counts: Tensor) -> SaliencyPatchMix:
     """Make the transform of a run, which sees normalised images."""
+    if settings.mix == "mixup":  # whose one ratio is drawn for each batch; here as for a picture
+        return SaliencyPatchMix(
+            class_counts=counts,
+            floor=0.5,
+            alpha=0.5,
+            p=1.0,
+            pairing="any",
+            target="ratio",
+            mean=MEAN,
+            std=STD,
+            generator=torch.Generator(),
+        )
     return SaliencyPatchMix(
         class_counts=counts,
         saliency=settings.saliency,
@@ -216,25 +248,26 @@ class Trainer:
         self.out = Path(settings.out)
         self.ranks, self.device = start_ranks(pick_device(settings.device))
         self.half = half_precision(settings.precision, self.device)
+        self.batches = make_batches(settings, self.ranks)
+        num_classes = len(self.batches.classes)
         torch.manual_seed(settings.seed)
         self.model = build_model(
             settings.model,
-            len(CLASSES),
+            num_classes,
             pretrained=settings.pretrained,
             image_size=settings.image_size,
         )
         in_tokens = settings.mix == "spmix_tokens"
         embedding = patch_embedding(self.model) if in_tokens else None
-        self.queue = FeatureQueue(0, settings.feature_width, len(CLASSES))
+        self.queue = FeatureQueue(0, settings.feature_width, num_classes)
         self.trained = self.model
         if settings.loss == "contrastive":
             self.trained = TwoViewClassifier(
                 self.model, width=settings.feature_width, hidden=settings.hidden_width
             )
-            self.queue = FeatureQueue(settings.queue_size, settings.feature_width, len(CLASSES))
+            self.queue = FeatureQueue(settings.queue_size, settings.feature_width, num_classes)
         self.queue.to(self.device)
         self.trained.to(self.device, memory_format=torch.channels_last)
-        self.batches = make_batches(settings, self.ranks)
         self.contrast = ParametricContrastiveLoss(
             drawn_counts(self.batches.counts, settings),
             temperature=settings.temperature,
@@ -339,7 +372,7 @@ class Trainer:
                 "loss": loss,
                 "learning_rate": self.schedule.get_last_lr()[0],
                 "seconds": time.perf_counter() - started,
-                **measure(probabilities, labels, self.batches.counts),
+                **measure(probabilities, labels, self.batches.counts, self.batches.classes),
             }
             if self.batches.warning is not None:
                 row["warning"] = self.batches.warning
@@ -421,6 +454,9 @@ class Trainer:
     def _loss(self, views: Sequence[Tensor], maps: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Mix the views of a batch and compute its loss."""
         labels = labels.to(self.device, non_blocking=True)
+        if self.settings.mix == "mixup":  # (Zhang and others 2018), from a uniform distribution
+            share = float(torch.rand((), generator=self.mixer.generator))
+            self.mixer.floor = self.mixer.alpha = share
         mixed = self.mix(
             [self._to_device(view) for view in views],
             [each.to(self.device, non_blocking=True) for each in maps],
@@ -452,7 +488,7 @@ class Trainer:
         """Predict the held-out images: probabilities `(N,K)` and labels `(N,)`, on the CPU."""
         self.ranks.agree(self.model)
         self.model.eval()
-        logits = [torch.empty(0, len(CLASSES))]  # a rank may have no share
+        logits = [torch.empty(0, len(self.batches.classes))]  # a rank may have no share
         batches = self._progress(self.batches.held, "held out", len(self.batches.held), "batch")
         for images, _ in batches:
             with self._autocast():
@@ -461,12 +497,14 @@ class Trainer:
         return self.ranks.collect(torch.cat(logits).softmax(dim=1), len(labels)), labels
 
     def _write_predictions(self, probabilities: Tensor) -> None:
-        """Write the probabilities `(N,K)` of the held-out images in the challenge's columns."""
-        rows = [",".join(["image", *CLASSES, "label"])]
+        """Write the probabilities `(N,K)` of the held-out images, a column a class."""
+        classes, text = self.batches.classes, io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["image", *classes, "label"])
         for record, row in zip(self.batches.held_records, probabilities.tolist(), strict=True):
             numbers = [f"{value:.6f}" for value in row]
-            rows.append(",".join([record.image, *numbers, CLASSES[record.label]]))
-        write_text(self.out / "predictions.csv", "\n".join(rows) + "\n")
+            rows.writerow([record.image, *numbers, classes[record.label]])
+        write_text(self.out / "predictions.csv", text.getvalue())
 
 
 def load_model(run: Path) -> tuple[Settings, nn.Module]:
@@ -481,7 +519,8 @@ def load_model(run: Path) -> tuple[Settings, nn.Module]:
     saved = checkpoints.load(path)
     chosen = {name: value for name, value in saved["settings"].items() if name != "ranks"}
     settings = Settings(**chosen)
-    model = build_model(settings.model, len(CLASSES), image_size=settings.image_size)
+    num_classes = len(json.loads((run / "class_counts.json").read_text(encoding="utf-8")))
+    model = build_model(settings.model, num_classes, image_size=settings.image_size)
     model.load_state_dict(saved["model"])
     return settings, model.eval()
 

@@ -14,7 +14,13 @@ pytest.importorskip("torchvision")
 
 from examples.isic2018 import page, pictures, report, train
 from examples.isic2018.data import CLASSES
-from examples.isic2018.metrics import percent, recall_intervals, span, wilson_interval
+from examples.isic2018.metrics import (
+    adjust_logits,
+    percent,
+    recall_intervals,
+    span,
+    wilson_interval,
+)
 from examples.isic2018.phantom import draw_phantom
 
 EVIL = '<script>alert("1")&amp;'
@@ -126,13 +132,13 @@ def test_it_can_be_read_aloud(parsed):
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
-    assert len(parsed.all("table")) == len(parsed.all("caption")) == len(parsed.tables) == 6
+    assert len(parsed.all("table")) == len(parsed.all("caption")) == len(parsed.tables) == 7
     assert all(cell["scope"] in ("row", "col") for cell in parsed.all("th"))
-    assert len(parsed.all("img")) == 4
+    assert len(parsed.all("img")) == 5
 
 
 def test_pictures_are_told_with_their_numbers(parsed, measured):
-    recall, confusion, curves, mixes = (image["alt"] for image in parsed.all("img"))
+    recall, tradeoff, confusion, curves, mixes = (image["alt"] for image in parsed.all("img"))
     for name, values in measured.items():
         assert name in recall
         assert name in confusion
@@ -140,6 +146,9 @@ def test_pictures_are_told_with_their_numbers(parsed, measured):
         assert f"{right} of 21 images named right, most mistakes" in confusion
         told = ", ".join(f"{k} {100 * value:.0f}" for k, value in values["recall"].items())
         assert told in recall
+        at = values["adjusted"]["exponents"].index(0)
+        head, rare = (100 * values["adjusted"][part][at] for part in ("head", "rare"))
+        assert f"{name}: head {head:.0f} and rare {rare:.0f} as trained" in tradeoff
     assert re.search(r"plain: loss from \d\.\d\d to \d\.\d\d, balanced accuracy from", curves)
     assert "in 2 epochs" in curves
     assert f"as {EVIL} mixes them" in mixes
@@ -159,6 +168,11 @@ def test_tables_hold_the_numbers_of_the_json(parsed, measured):
         for cell, values in zip(row[3:], measured.values(), strict=True):
             recall, interval = values["recall"][row[0]], values["recall_interval"][row[0]]
             assert cell == f"{percent(recall)} ({span(*interval)})"
+    _, *rows = parsed.table("Each half of the held-out images")
+    for row, values in zip(rows, measured.values(), strict=True):
+        found = values["adjusted"]
+        at = percent(found["balanced_accuracy"][found["exponents"].index(0)])
+        assert row[2] == f"{at} to {percent(found['chosen_balanced_accuracy'])}"
     for name, values in measured.items():
         _, *rows = parsed.table(f"{name}: images")
         assert [[int(n) for n in row[1:]] for row in rows] == values["confusion"]
@@ -194,6 +208,31 @@ def test_runs_of_other_training_images_tell_each_number(runs):
 def test_the_same_runs_give_the_same_bytes(runs, out, tmp_path):
     report.write_report(runs, tmp_path)
     assert (tmp_path / "report.html").read_bytes() == (out / "report.html").read_bytes()
+
+
+class TestAdjustment:
+    def test_the_exponent_divides_by_the_counts(self):
+        counts, labels = torch.tensor([100, 1]), torch.tensor([0, 0, 1, 1])
+        share = torch.tensor([0.99, 0.95, 0.95, 0.5])  # of class 0, where counts are as 100 to 1
+        found = adjust_logits(torch.stack([share, 1 - share], dim=1), labels, counts)
+        recall = dict(
+            zip(found["exponents"], zip(found["head"], found["rare"], strict=True), strict=True)
+        )
+        assert recall[0.0] == (1, 0)  # equal shares are the first class
+        assert recall[0.1] == (1, 0.5)
+        assert recall[0.7] == (0.5, 1)  # 0.95 to 0.05 is 19, and 100 ** 0.64 is 19
+        assert recall[1.0] == (0, 1)
+        assert found["balanced_accuracy"][found["exponents"].index(0.7)] == 0.75
+
+    def test_each_half_is_judged_by_the_exponent_of_the_other(self):
+        counts = torch.tensor([100, 1])
+        labels = torch.tensor([0, 1, 0, 1])  # the first of each class, and then the second
+        share = torch.tensor([0.9, 0.2, 0.99, 0.9])
+        found = adjust_logits(torch.stack([share, 1 - share], dim=1), labels, counts)
+        assert found["chosen"] == [0.0, 0.5]  # 100 ** 0.5 is the first above 9
+        assert found["chosen_head"] == 0.5  # 0.9 to 0.1 is lost at 0.5
+        assert found["chosen_rare"] == 0.5  # and 0.9 for a rare one stays wrong at 0
+        assert found["chosen_balanced_accuracy"] == 0.5
 
 
 class TestIntervals:

@@ -46,7 +46,8 @@ def test_mixes_are_drawn_from_any_folder(elsewhere):
     assert Path("report/mixes.png").is_file()
     text = Path("report/report.md").read_text()
     assert text.startswith("# Report on 7 held-out images\n\nIn percent; ")
-    pictures = "\n\n".join(f"![{k}]({k}.png)" for k in ("recall", "confusion", "curves", "mixes"))
+    names = ("recall", "confusion", "tradeoff", "curves", "mixes")
+    pictures = "\n\n".join(f"![{k}]({k}.png)" for k in names)
     assert text.endswith(f" |\n\n{pictures}\n")
     html = Path("report/report.html").read_text()
     assert str(elsewhere) not in html  # a page may be published

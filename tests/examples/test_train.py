@@ -277,7 +277,7 @@ class TestAuthorsProtocol:
         (root / f"{name}GroundTruth.csv").write_text(table)
         settings = replace(settings, protocol="authors")
         before = [len(part) for part in train.split(settings)[:2]]
-        *parts, warning = train.split(replace(settings, data=str(root)))
+        *parts, warning, _ = train.split(replace(settings, data=str(root)))
         assert [len(part) for part in parts] == [number + 1 for number in before]
         assert "8 of the 8 listed test images" in warning
 
@@ -400,6 +400,7 @@ class TestReport:
             "report.md",
             "report.json",
             "recall.png",
+            "tradeoff.png",
             "confusion.png",
             "curves.png",
             "mixes.png",
@@ -451,7 +452,7 @@ def test_the_real_lists_leak_as_stated():
         pytest.skip("needs the papers' lists and the ISIC 2018 images beside the checkout")
     root = str(real_images.ROOT)
     settings = train.Settings(data=root, out="unused", protocol="authors", hold_out="test")
-    _, held, warning = train.split(settings)
+    _, held, warning, _ = train.split(settings)
     assert len(held) == 267
     assert warning.startswith("122 of the 267 held-out")
     assert "267 of the 322 listed test images" in warning

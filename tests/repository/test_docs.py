@@ -1,6 +1,7 @@
 """The site's code runs and names all that there is; `make docs` sees to links and pictures."""
 
 import importlib
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import spmix_aug
-from spmix_aug import saliency, viz
+from spmix_aug import SaliencyPatchMix, saliency, viz
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
@@ -70,3 +71,32 @@ def test_the_gallerys_own_pairing_is_the_one_of_the_page():
     page, script = (DOCS / "pairing.md").read_text(), (DOCS / "gallery.py").read_text()
     body = re.search(r"def other_class\(.*?\):\n(.*?)\n\n", page, re.DOTALL)[1]
     assert body in script
+
+
+def test_the_settings_in_its_table_are_the_defaults():
+    defaults = inspect.signature(SaliencyPatchMix).parameters
+    rows = [
+        row for row in (DOCS / "method.md").read_text().splitlines() if re.match(r"\| `\w+=", row)
+    ]
+    assert len(rows) >= 8
+    for name, value in re.findall(r"`(\w+)=([^`]+)`", " ".join(row.split("|")[1] for row in rows)):
+        assert repr(defaults[name].default) == value.replace('"', "'")
+
+
+def test_every_promise_has_its_tests():
+    text = (DOCS / "promises.md").read_text()
+    rows = [row for row in text.splitlines() if re.search(r"\| `(\w+/)?test_\w+\.py", row)]
+    assert len(rows) >= 13
+    for file, names in re.findall(r"`((?:\w+/)?test_\w+\.py)((?:::\w+)*)`", " ".join(rows)):
+        source = (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
+        for name in names.removeprefix("::").split("::"):
+            assert re.search(rf"(def|class) {name or 'test_'}", source), f"{file}::{name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_are_plain_markdown_that_github_shows(page):
+    text = page.read_text()
+    assert len(re.sub(r"```.*?```", "", text, flags=re.DOTALL).split()) > 9
+    assert page.stem == "api" or not re.search(r"^```{", text, re.MULTILINE)
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (DOCS / target).exists(), target
