@@ -16,7 +16,7 @@ from examples.isic2018.data import CLASSES
 
 TIED = ("AKIEC", "DF", "VASC")
 
-# The artefact of each class in `TIED`: settings are chosen on the first set, confirmed on the other.
+# The artefact of each class in `TIED`; settings are chosen on the first set, not on the other.
 SETS = {"casts": ("green", "blue", "yellow"), "objects": ("vignette", "ruler", "hair")}
 TESTS = ("same", "random", "exchanged", "none")
 
@@ -92,7 +92,9 @@ def plant(image: Tensor, mask: Tensor, kind: str, seed: int) -> Tensor:
     return torch.lerp(image.float(), target, weight).round().byte()
 
 
-def plant_all(images: Tensor, masks: Tensor, kinds: Tensor, of: str, seeds: Sequence[int]) -> Tensor:
+def plant_all(
+    images: Tensor, masks: Tensor, kinds: Tensor, of: str, seeds: Sequence[int]
+) -> Tensor:
     """Plant the artefact `kinds (N,)` of the set `of` in each of uint8 `images (N,3,H,W)`."""
     planted = images.clone()
     for i, (kind, seed) in enumerate(zip(kinds.tolist(), seeds, strict=True)):
@@ -121,7 +123,9 @@ def _ruler(size: Size, random: np.random.Generator) -> Drawn:
     axis, sign = int(random.integers(2)), int(random.choice([-1, 1]))
     centre = (size[1] / 2, size[0] / 2)
     start = centre[axis] + sign * (reach - depth)
-    for number, along in enumerate(np.arange(-reach, reach, 6 * unit) + random.uniform(0, 6) * unit):
+    for number, along in enumerate(
+        np.arange(-reach, reach, 6 * unit) + random.uniform(0, 6) * unit
+    ):
         end = start - sign * (14 if number % 5 == 0 else 9) * unit
         place = centre[1 - axis] + along
         line = [(start, place), (end, place)] if axis == 0 else [(place, start), (place, end)]
