@@ -18,10 +18,9 @@ from benchmarks.records import gather, read, write_cases
 
 from .engine import Run, read_cases
 from .plan import MINUTES, STAGES
-from .report import stage_table, write_report
+from .report import LOOKED_AT_ONCE, stage_table, write_report
 from .worker import start_worker, work
 
-LOOKED_AT_ONCE = ("final", "second", "confirm", "clinic", "same")
 KEPT = Path(__file__).parent
 
 

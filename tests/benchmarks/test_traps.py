@@ -254,7 +254,6 @@ def test_the_stages_are_within_their_budget():
 
 
 def test_the_table_of_traps_has_all_tests(images):
-    cases = Results({}, None)
     runs = [trapped(name, fold=fold) for fold in ("0", "1") for name in ("sampler", "exchange")]
     records = {}
     for run in runs:
@@ -265,8 +264,7 @@ def test_the_table_of_traps_has_all_tests(images):
         parts = np.concatenate([right, right, exchanged, wrong])
         name = (run.stage, run.arm, run.fold, run.seed)
         records[run.key] = Record(*name, run.settings, "c", "cpu", 1.0, {}, parts)
-    cases = Results(records, images)
-    text = report.stage_table(runs, cases)
+    text = report.stage_table(runs, Results(records, images))
     lines = text.splitlines()
     assert lines[2].startswith(
         "| exchange | 2 | 100.0 (100.0) | 100.0 (100.0) | 100.0 (100.0) | 0.0 (0.0) | +100.0"
@@ -274,3 +272,22 @@ def test_the_table_of_traps_has_all_tests(images):
     assert lines[3].startswith(
         "| sampler | 2 | 100.0 (100.0) | 100.0 (100.0) | 0.0 (0.0) | 0.0 (0.0) | - |"
     )
+
+
+def test_what_was_not_run_is_named_and_what_is_unfinished_not_shown(images):
+    records = {}
+    for run in (plan.STAGES["traps"][0], plan.STAGES["confirm"][0]):
+        size = 4 * len(images.part(run.fold, held=True))
+        name, even = (run.stage, run.arm, run.fold, run.seed), np.full((size, 7), 1 / 7)
+        record = Record(*name, run.settings, "c", "cpu", 1.0, {}, even.astype(np.float16))
+        records[run.key] = record
+    traps, *_, confirm, clinic, _ = report.backgrounds(Results(records, images)).split("\n**")
+    assert "(fold 0 alone)" in traps
+    assert "| sampler | 1 | 14.3" in traps
+    assert "1 of 48 runs are done. Not run: `exchange` 3," in traps
+    assert traps.endswith(", `sampler` 2.\n")
+    assert (
+        "Shown when all runs are done.\n\n1 of 50 runs are done. Not run: `sampler` 10," in confirm
+    )
+    assert "|" not in confirm
+    assert "0 of 40 runs are done. Not run: `exchange` 10, `sampler` 10," in clinic
