@@ -18,7 +18,7 @@ from benchmarks.records import gather, read, write_cases
 
 from .engine import Run, read_cases
 from .plan import MINUTES, STAGES
-from .report import stage_table, write_report
+from .report import LOOKED_AT_ONCE, stage_table, write_report
 from .worker import start_worker, work
 
 KEPT = Path(__file__).parent
@@ -86,7 +86,7 @@ def _run(runs: Sequence[Run], options: argparse.Namespace) -> None:
             if spent is not None:
                 print(f"{run.key}: {spent:.0f} s", file=sys.stderr, flush=True)
     results = read(KEPT, options.runs)
-    if options.stage in ("final", "second"):  # looked at once, in the report
+    if options.stage in LOOKED_AT_ONCE:  # looked at once, in the report
         left = sum(run.key not in results.runs for run in runs)
         print(f"{left} runs left; the report shows them when all are done")
     else:

@@ -4,6 +4,7 @@ All images lie in memory, geometry and colour are batched tensor operations, and
 the same steps, schedule and geometry.
 """
 
+import csv
 import math
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from examples.isic2018.data import CLASSES, LesionImages, folds_of, read_lesion_
 from examples.isic2018.origin import commit
 from examples.isic2018.views import MEAN, STD
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
+from spmix_aug.functional import soft_threshold_scores
 from spmix_aug.saliency import PROVIDERS, BorderContrast, FineGrained
 
 from .baselines import (
@@ -38,10 +40,12 @@ from .baselines import (
 from .models import build_model, replace_classifier
 from .partners import DESCRIPTORS, draw_most_similar
 from .statistics import measure
+from .traps import TESTS, draw_kinds, plant_all
 
 K = len(CLASSES)
 SIDE = 64
 BATCH = 64
+FEWEST = 10  # images of a class in a collection, to be measured there
 TORCHVISION_MIXERS = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
 
 
@@ -54,6 +58,7 @@ class Method:
     loss: str = "cross_entropy"  # or logit_adjusted, ldam_drw
     mixer: str = "none"  # mixup, cutmix, remix, balanced_mixup, cmo, spmix
     beta: float = 1.0  # parameter of the Beta distribution of the mixer's weight
+    share: float = 1.0  # of the samples, that Remix mixes
     saliency: str = "border_contrast"  # a provider, or uniform, random, masks
     center_prior: float | None = None
     saliency_first: bool = False  # maps of whole images, cropped along with them
@@ -67,21 +72,26 @@ class Method:
     match: str = "nothing"  # or skin, size: the most similar of a few eligible partners
     backgrounds: int = 1  # partners of each sample, whose mixes are averaged
     random_strength: bool = False  # each sample takes a random share, 0 to 1, of its partner's part
+    blur: float = 0.0  # of a mask of pixels in place of patches, in sides of the image; 0 is none
+    soft_half: bool = False  # half of the samples, drawn anew, keep to ratios of 0.5 to 0.8
     target: str = "own"
     mixed_epochs: float = 1.0  # share of the epochs, from the first, in which anything is mixed
+    classifier_last: bool = False  # the last epoch is the classifier's alone, on balanced images
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: the stage it is for, a method, the fold held out, a seed, and a model."""
+    """One training: the stage it is for, a method, what is held out, a seed, and a model."""
 
     stage: str
     arm: str  # the name of the method
     method: Method = field(compare=False)
-    fold: str = "0"
+    fold: str = "0"  # or the name of a collection
     seed: int = 0
     model: str = "lite0"
     epochs: int = 6
+    traps: str = "none"  # or the set of artefacts that are tied to rare classes
+    rho: float = 1.0  # how strongly
 
     @property
     def key(self) -> str:
@@ -91,15 +101,36 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides it besides its fold and seed."""
-        return {"model": self.model, "epochs": self.epochs, **asdict(self.method)}
+        own = ("model", "epochs", "traps", "rho")
+        return {name: getattr(self, name) for name in own} | asdict(self.method)
 
 
 @dataclass(frozen=True)
 class Images(Cases):
-    """The data set in memory, with pixels `(N,3,H,W)` and masks `(N,1,H,W)` of 0 and 1, uint8."""
+    """The data set in memory, with pixels `(N,3,H,W)` and masks `(N,1,H,W)` of 0 and 1, uint8.
+
+    `sources (N,)` are the names of the collections that the images come from; empty where unknown.
+    """
 
     pixels: Tensor
     masks: Tensor
+    sources: np.ndarray
+
+    def part(self, fold: str, *, held: bool) -> Tensor:
+        """Index the images of a fold as `Cases` does, or those of a collection.
+
+        A collection's classes of fewer than `FEWEST` images are left out of what is held out with
+        it, and none of its lesions is trained on. Test images are in neither part.
+        """
+        if fold not in self.sources:
+            return super().part(fold, held=held)
+        there = torch.from_numpy(self.sources == fold)
+        lesions = self.groups[there]
+        usable = self.folds != TEST
+        if not held:
+            return (usable & ~torch.isin(self.groups, lesions)).nonzero().flatten()
+        enough = torch.bincount(self.labels[usable & there], minlength=K) >= FEWEST
+        return (usable & there & enough[self.labels]).nonzero().flatten()
 
 
 def read_cases(root: Path) -> Cases:
@@ -124,7 +155,23 @@ def load_images(root: Path) -> Images:
     ):
         pixels.append(image)
         masks.append(read_lesion_mask(root, record.image).byte()[None])
-    return Images(**vars(cases), pixels=torch.stack(pixels), masks=torch.stack(masks))
+    sources = read_sources(root, [record.image for record in records])
+    return Images(
+        **vars(cases), pixels=torch.stack(pixels), masks=torch.stack(masks), sources=sources
+    )
+
+
+def read_sources(root: Path, images: list[str]) -> np.ndarray:
+    """Read which collection each image comes from, empty where the folder does not say.
+
+    The file is `splits/sources.csv`, with the columns image and source.
+    """
+    path = root / "splits" / "sources.csv"
+    if not path.exists():
+        return np.full(len(images), "")
+    with path.open(encoding="utf-8", newline="") as file:
+        source = {row["image"]: row["source"] for row in csv.DictReader(file)}
+    return np.array([source[image] for image in images])
 
 
 def random_boxes(number: int, size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
@@ -189,10 +236,8 @@ class Trainer:
         if self.method.loss == "ldam_drw":
             replace_classifier(self.model, CosineClassifier)
         self.model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3, weight_decay=0.05)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, 1e-3, total_steps=run.epochs * self.steps
-        )
+        self._start_optimizer(max(1, run.epochs - self.method.classifier_last))
+        self.pixels = self._trapped() if run.traps != "none" else images.pixels
         self.mixer = self._make_mixer()
         self.maps = self._whole_maps() if self.method.saliency_first else None
         self.ldam = LDAMLoss(self.counts) if self.method.loss == "ldam_drw" else None
@@ -203,12 +248,34 @@ class Trainer:
         losses = [self._train_epoch(epoch) for epoch in range(self.run.epochs)]
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"the loss of {self.run.key} is {losses[-1]}")
-        predictions = self._predict(self.images.pixels[self.held]).numpy().astype(np.float16)
-        record = self._record(code, started, {"losses": losses}, predictions)
+        images = self._tests() if self.run.traps != "none" else [self.pixels[self.held]]
+        parts = [self._predict(part).numpy().astype(np.float16) for part in images]
+        record = self._record(code, started, {"losses": losses}, np.concatenate(parts))
         labels = self.images.labels[self.held]
         if len(labels.unique()) == K:  # else there is no recall of some class
-            record.figures.update(measure(record.probabilities, labels))
+            measured = [measure(p, labels) for p in record.probabilities.split(len(labels))]
+            tests = dict(zip(TESTS, measured, strict=True)) if len(parts) > 1 else measured[0]
+            record.figures.update(tests)
+        elif self.run.fold in self.images.sources:
+            record.figures["recall"] = recall_of_present(record.probabilities, labels)
         return record
+
+    def _trapped(self) -> Tensor:
+        """Plant an artefact in each training image, the same in every epoch."""
+        kinds = draw_kinds(self.labels, "same", self.run.rho, self.run.seed)
+        pixels = self.images.pixels.clone()
+        pixels[self.train] = self._plant(self.train, kinds)
+        return pixels
+
+    def _tests(self) -> Iterator[Tensor]:
+        """Make the images held out with the artefacts of each of `TESTS`, alike for all seeds."""
+        labels = self.images.labels[self.held]
+        for test in TESTS:
+            yield self._plant(self.held, draw_kinds(labels, test, self.run.rho, seed=0))
+
+    def _plant(self, places: Tensor, kinds: Tensor) -> Tensor:
+        pixels, masks = self.images.pixels[places], self.images.masks[places]
+        return plant_all(pixels, masks, kinds, self.run.traps, places.tolist())
 
     def mixing_cue(self) -> Record:
         """Find what "was it mixed" tells of the class in one epoch of SPMix; nothing is trained.
@@ -242,13 +309,14 @@ class Trainer:
 
     def _batches(self, epoch: int) -> Iterator[Tensor]:
         """Draw the batches of an epoch, indices into the training images."""
+        tail_fraction = 1.0 if self._is_classifiers(epoch) else self.method.tail_fraction
         sampler = TailHeadPairSampler(
             self.labels,
             BATCH,
-            tail_fraction=self.method.tail_fraction,
+            tail_fraction=tail_fraction,
             gamma=self.method.gamma,
             seed=self.run.seed,
-            drop_last=self.method.tail_fraction == 0,  # a last batch is filled with balanced draws
+            drop_last=tail_fraction == 0,  # a last batch is filled with balanced draws
         )
         drawn = 0
         while drawn < self.steps:
@@ -261,11 +329,11 @@ class Trainer:
     def _views(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         """Cut, flip and colour the images of a batch: in [0, 1], and their maps where needed."""
         chosen = self.train[batch]
-        size = (self.images.pixels.shape[2], self.images.pixels.shape[3])
+        size = (self.pixels.shape[2], self.pixels.shape[3])
         boxes = random_boxes(len(batch), size, (0.5, 1.0))
         flips = torch.rand(len(batch), 2) < 0.5
         factors = 0.8 + 0.4 * torch.rand(len(batch), 3)
-        views = crop(self.images.pixels[chosen].float() / 255, boxes, flips)
+        views = crop(self.pixels[chosen].float() / 255, boxes, flips)
         maps = None
         if self.method.saliency == "masks":
             maps = crop(self.images.masks[chosen].float(), boxes, flips).squeeze(1)
@@ -275,7 +343,7 @@ class Trainer:
 
     def _whole_maps(self) -> Tensor:
         """Compute the maps of all whole training images, `(N,1,H,W)`."""
-        pixels = self.images.pixels[self.train]
+        pixels = self.pixels[self.train]
         provider, scale, size = self._provider(), 1, pixels.shape[2:]
         if self.method.saliency == "fine_grained":
             # Its surrounds have fixed sizes, made for images of 600 x 450 pixels.
@@ -350,7 +418,8 @@ class Trainer:
         views, maps = self._views(batch)
         images, labels = normalized(views), self.labels[batch]
         method = self.method
-        if method.mixer == "none" or epoch >= method.mixed_epochs * self.run.epochs:
+        ended = epoch >= method.mixed_epochs * self.run.epochs or self._is_classifiers(epoch)
+        if method.mixer == "none" or ended:
             return images, labels
         if method.mixer == "spmix":
             return self._mix_patches(views, images, labels, maps)
@@ -360,7 +429,14 @@ class Trainer:
             mixed: tuple[Tensor, Tensor] = self.mixer(images[order], labels[order])
             return mixed
         if method.mixer == "remix":
-            return remix(images, labels, self.counts, alpha=method.beta, generator=self.generator)
+            mixed, targets = remix(
+                images, labels, self.counts, alpha=method.beta, generator=self.generator
+            )
+            if method.share == 1:
+                return mixed, targets
+            is_mixed = torch.rand(len(labels), 1, generator=self.generator) < method.share
+            targets = torch.where(is_mixed, targets, F.one_hot(labels, K))
+            return torch.where(is_mixed.view(-1, 1, 1, 1), mixed, images), targets
         other, classes, _ = self._balanced_views()
         other = normalized(other)
         if method.mixer == "cmo":
@@ -394,7 +470,14 @@ class Trainer:
             if self.method.random_strength:
                 strength = torch.rand(len(labels), 1, 1, generator=self.generator)
                 plan = replace(plan, ratios=1 - strength * (1 - plan.ratios))
+            if self.method.soft_half:  # what the papers' bounds make of the same scores
+                is_soft = torch.rand(len(labels), 1, 1, generator=self.generator) < 0.5
+                soft = (0.5 + 0.5 * plan.ratios).clamp(max=0.8)
+                plan = replace(plan, ratios=torch.where(is_soft, soft, plan.ratios))
             plans.append(plan)
+        if self.method.blur:
+            plan, maps = plans[0], plans[0].saliency
+            return exchange_pixels(images, plan.partner, maps, self.method.blur), plan.targets
         mixed = torch.stack([plan.images(images) for plan in plans]).mean(dim=0)
         return mixed, torch.stack([plan.targets for plan in plans]).mean(dim=0)
 
@@ -426,9 +509,32 @@ class Trainer:
             return self.ldam(logits, targets, drw_weights(self.counts) if deferred else None)
         return F.cross_entropy(logits, targets)
 
+    def _start_optimizer(self, epochs: int) -> None:
+        """Start the optimiser of what is trained, and its schedule over so many epochs."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, 1e-3, weight_decay=0.05)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, 1e-3, total_steps=epochs * self.steps
+        )
+
+    def _is_classifiers(self, epoch: int) -> bool:
+        return self.method.classifier_last and epoch == self.run.epochs - 1
+
+    def _start_classifier(self) -> None:
+        """Leave nothing to train but the last linear layer, and forget the statistics of mixes."""
+        self.model.requires_grad_(False)
+        [m for m in self.model.modules() if isinstance(m, nn.Linear)][-1].requires_grad_(True)
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+                module.momentum = None  # the mean over all batches that follow
+        self._start_optimizer(1)
+
     def _train_epoch(self, epoch: int) -> float:
         """Train one epoch and return its mean loss."""
         torch.manual_seed(1_000_003 * self.run.seed + epoch)
+        if self._is_classifiers(epoch):
+            self._start_classifier()
         self.model.train()
         total = 0.0
         progress = tqdm(
@@ -451,6 +557,30 @@ class Trainer:
     def _predict(self, images: Tensor) -> Tensor:
         scale = 1.0 if self.ldam is None else self.ldam.scale
         return predict_with(self.model, images, scale)
+
+
+def exchange_pixels(images: Tensor, partner: Tensor, maps: Tensor, blur: float) -> Tensor:
+    """Exchange backgrounds by `b = blur((1 - own)(1 - partner))`, the partner's share of a pixel.
+
+    Args:
+        images: `(B,C,H,W)`.
+        partner: `(B,)`, itself where an image stays as it is.
+        maps: saliency `(B,h,w)`.
+        blur: standard deviation of the Gaussian blur, in widths of the image.
+    """
+    size, sigma = images.shape[2:], blur * images.shape[3]
+    maps = F.interpolate(maps.unsqueeze(1), size, mode="bilinear").squeeze(1)
+    rest = 1 - soft_threshold_scores(maps).unsqueeze(1)
+    kernel = 2 * round(3 * sigma) + 1
+    share = v2.functional.gaussian_blur(rest * rest[partner], [kernel, kernel], [sigma, sigma])
+    mixed = torch.lerp(images, images[partner], share)
+    return mixed.contiguous(memory_format=torch.channels_last)
+
+
+def recall_of_present(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return the recall of each class that is among `labels (N,)`, by name."""
+    right = (probabilities.argmax(dim=1) == labels).double()
+    return {CLASSES[k]: float(right[labels == k].mean()) for k in labels.unique().tolist()}
 
 
 @torch.inference_mode()

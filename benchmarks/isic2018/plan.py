@@ -1,6 +1,7 @@
 """Which methods the study compares, and which runs each stage needs."""
 
 from dataclasses import replace
+from typing import Any
 
 from .engine import Method, Run
 
@@ -79,7 +80,29 @@ IDEAS = {
     "two_backgrounds": replace(SPMIX, backgrounds=2),
 }
 
-METHODS = {**BASELINES, **GUIDANCE, **ABLATIONS, **IDEAS}
+# For backgrounds that mislead: a partner of any class, and its whole background.
+EXCHANGE = replace(SOFT, floor=0.0, alpha=1.0, pairing="any")
+MASKS = replace(EXCHANGE, saliency="masks")
+ANY_UNIFORM = replace(UNIFORM, alpha=0.65, pairing="any")
+
+EXCHANGES = {
+    "remix_half": replace(BASELINES["sampler_remix"], share=0.5),
+    "uniform_any": ANY_UNIFORM,
+    "uniform_any_half": replace(ANY_UNIFORM, p=0.5),
+    "exchange": EXCHANGE,
+    "exchange_half": replace(EXCHANGE, p=0.5),
+    "exchange_masks": MASKS,
+    "exchange_masks_half": replace(MASKS, p=0.5),
+    "exchange_pixels": replace(EXCHANGE, blur=1 / 16),
+    "exchange_pixels_masks": replace(MASKS, blur=1 / 16),
+    "exchange_random": replace(EXCHANGE, random_strength=True),
+    "exchange_soft_half": replace(EXCHANGE, soft_half=True),
+    "exchange_classifier_last": replace(EXCHANGE, classifier_last=True),
+    "sampler_classifier_last": replace(SAMPLER, classifier_last=True),
+    "papers_logit_adjusted": replace(PAPERS, loss="logit_adjusted"),
+}
+
+METHODS = {**BASELINES, **GUIDANCE, **ABLATIONS, **IDEAS, **EXCHANGES}
 
 # The final comparison, SPMix first: see PRIMARY.md.
 FINAL = ["spmix_border_soft", "sampler", "sampler_remix", "spmix_uniform"]
@@ -91,20 +114,57 @@ CHOOSING_FOLDS = ("0", "1", "2")
 FINAL_FOLDS = ("3", "4", "test")
 SECOND_FOLDS = FINAL_FOLDS[:2]
 
+# The comparisons on backgrounds, see PRIMARY.md. First what they are chosen from, then what was
+# chosen by its rule: so far, what the pilot had best.
+TRAPPED = [
+    "sampler",
+    "exchange",
+    "exchange_masks",
+    "sampler_remix",
+    "uniform_any",
+    "exchange_half",
+    "exchange_pixels",
+    "exchange_soft_half",
+    "exchange_classifier_last",
+    "p_0.5",
+    "exchange_random",
+    "exchange_pixels_masks",
+    "exchange_masks_half",
+    "remix_half",
+    "uniform_any_half",
+    "sampler_classifier_last",
+]
+CHOSEN, CEILING, REMIX, ANY = "exchange", "exchange_masks", "sampler_remix", "uniform_any"
+CONFIRMED = [CHOSEN, "sampler", REMIX, ANY, CEILING]
+ELSEWHERE = [CHOSEN, "sampler", REMIX, CEILING]
+CONTROLS = [CHOSEN, "remix_half", "uniform_any_half", "papers_logit_adjusted"]
+CLINICS = ("vidir_modern", "rosendahl")
+RHOS = (0.25, 0.6, 0.9)
+
 # Minutes a run on one core, for the budget.
 MINUTES = {"lite0": 6.0, "small": 2.0}
 
 
 def _runs(
-    stage: str, names: list[str], folds: tuple[str, ...], seeds: range, model: str = "lite0"
+    stage: str,
+    names: list[str],
+    folds: tuple[str, ...],
+    seeds: range,
+    model: str = "lite0",
+    **artefacts: Any,
 ) -> list[Run]:
     # Seed by seed and fold by fold, so that an unfinished stage has all methods alike.
     return [
-        Run(stage, name, METHODS[name], fold, seed, model)
+        Run(stage, name, METHODS[name], fold, seed, model, **artefacts)
         for seed in seeds
         for fold in folds
         for name in names
     ]
+
+
+def _at(rho: float) -> list[Run]:
+    """Try other strengths of the ties, each in a stage's name of its own."""
+    return _runs(f"rho_{rho}", ["sampler", CHOSEN], ("0",), range(1), traps="casts", rho=rho)
 
 
 _FINAL_RUNS = _runs("final", FINAL, FINAL_FOLDS, range(5))
@@ -187,6 +247,11 @@ STAGES = {
     "small": _runs(
         "small", ["sampler", "spmix_border", "spmix_uniform"], CHOOSING_FOLDS, range(1), "small"
     ),
+    "traps": _runs("traps", TRAPPED, CHOOSING_FOLDS, range(1), traps="casts"),
+    **{f"rho_{rho}": _at(rho) for rho in RHOS},
+    "confirm": _runs("confirm", CONFIRMED, SECOND_FOLDS, range(5), traps="objects"),
+    "clinic": _runs("clinic", ELSEWHERE, CLINICS, range(5)),
+    "same": _runs("same", CONTROLS, SECOND_FOLDS, range(5)),
     # Trains nothing: what "was it mixed" tells of the class.
     "cue": _runs("cue", ["tail_only", "spmix_border", "p_0.5"], ("0",), range(1), "small"),
 }
