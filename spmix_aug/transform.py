@@ -199,7 +199,7 @@ class SaliencyPatchMix(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a setting whenever it is set; modules and tensors among them are not registered."""
-        made = "_looks" in self.__dict__
+        made = "_looks" in self.__dict__  # else the constructor is at work
         if name not in SETTINGS:
             super().__setattr__(name, value)
         else:
@@ -349,14 +349,6 @@ class SaliencyPatchMix(nn.Module):
 
         return MixPlan(partner, ratios, targets, patch_size, size, maps, self.mean, self.std)
 
-    def _sizes(self, images: Tensor) -> tuple[Size, int]:
-        """Height and width of images, and the side of their patches, in pixels."""
-        # An index is a number also while compiling for any size: one graph for each size of images.
-        size = operator.index(images.shape[2]), operator.index(images.shape[3])
-        # A larger patch is the whole image, too, but would be written out pixel by pixel.
-        patch_size = min(self.patch_size or max(2, round(min(size) / 14)), max(size))
-        return size, operator.index(patch_size)
-
     def _checked(self, images: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Check images and labels; return them and the labels as distributions `(B,K)`."""
         if not torch.compiler.is_compiling():
@@ -365,6 +357,14 @@ class SaliencyPatchMix(nn.Module):
         images = _checks.require_images(images, self.mean, self.std).detach()
         labels = _checks.as_labels(labels, len(images), self.num_classes, images.device)
         return images, labels, class_distribution(labels, self.num_classes)
+
+    def _sizes(self, images: Tensor) -> tuple[Size, int]:
+        """Height and width of images, and the side of their patches, in pixels."""
+        # An index is a number also while compiling for any size: one graph for each size of images.
+        size = operator.index(images.shape[2]), operator.index(images.shape[3])
+        # A larger patch is the whole image, too, but would be written out pixel by pixel.
+        patch_size = min(self.patch_size or max(2, round(min(size) / 14)), max(size))
+        return size, operator.index(patch_size)
 
     def _maps(
         self, images: Tensor, labels: Tensor, targets: Tensor, model: nn.Module | None
