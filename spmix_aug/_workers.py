@@ -60,9 +60,9 @@ def take_over_numbers(mixer: Any) -> None:
         shared[PERSISTS] = 1
     if first_epoch or worker is None:  # the numbers came with the mixer, forked or pickled
         return
-    # The first worker in an epoch says for all of them what holds there. It does so before it
-    # hands a batch over, so before anything that home does about that batch. The numbers are read
-    # first: who comes too late to say reads what was said.
+    # The first worker in an epoch fixes the numbers for all of them. It does so before it hands a
+    # batch over, so before home changes anything because of that batch. They are copied before the
+    # epoch is compared: a worker that is not the first takes what was fixed instead.
     now = shared[NOW].clone()
     epoch = stream_seed(worker.seed - worker.id, mixer._epochs)
     if shared[EPOCH] != epoch:
