@@ -59,17 +59,17 @@ def value_range(images: Tensor, mean: Tensor | None, std: Tensor | None) -> tupl
         return "", ""
     images, raw = unit_range(images, None, None), unit_range(images, mean, std)
     low, high = (float(extreme) for extreme in torch.aminmax(images.nan_to_num(0.5, 0.5, 0.5)))
-    by_none = mean is None or std is None or bool(torch.cat([mean, std - 1]).abs().max() < 0.01)
+    unnormalised = mean is None or std is None or torch.cat([mean, std - 1]).abs().max() < 0.01
     found = f"but values from {low:.3g} to {high:.3g}"
     far = float(((raw < -OUTSIDE) | (raw > 1 + OUTSIDE)).float().mean()) > OUTSIDE
     if far and low >= 0 and high > 2 and bool((images == images.round()).all()):
         return f"Expected `images` in [0, 1] or uint8, {found}: divide them by 255.", ""
-    if far and not by_none:
+    if far and not unnormalised:
         return f"Expected `images` normalised by `mean` and `std`, {found}: give those used.", ""
     if far:
         hint = "give `mean` and `std` of their normalisation"
         return f"Expected `images` in [0, 1], as the mixer has no `mean`, {found}: {hint}.", ""
-    if by_none or low < 0 or high > 1 or on_levels(raw):
+    if unnormalised or low < 0 or high > 1 or on_levels(raw):
         return "", ""
     # Nothing below its mean, nothing above mean and one deviation: as bright images may be.
     if on_levels(images) or (low < 0.02 and high > 0.98):
