@@ -7,28 +7,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spmix_aug import SaliencyPatchMix
 
 # What only describes memory anew, and launches nothing.
-VIEWS = set(
-    [
-        "alias",
-        "as_strided",
-        "detach",
-        "diagonal",
-        "expand",
-        "lift_fresh",
-        "permute",
-        "select",
-        "slice",
-        "split",
-        "squeeze",
-        "t",
-        "transpose",
-        "unbind",
-        "unsqueeze",
-        "view",
-        "view_as_real",
-        "_unsafe_view",
-    ]
-)
+VIEWS = {
+    "alias",
+    "as_strided",
+    "detach",
+    "diagonal",
+    "expand",
+    "lift_fresh",
+    "permute",
+    "select",
+    "slice",
+    "split",
+    "squeeze",
+    "t",
+    "transpose",
+    "unbind",
+    "unsqueeze",
+    "view",
+    "view_as_real",
+    "_unsafe_view",
+}
 # Labels are looked at on the CPU alone: their extremes, read as two numbers.
 VALUE_CHECKS = ["aminmax", "_local_scalar_dense", "_local_scalar_dense"]
 
