@@ -260,7 +260,7 @@ def require_on(
 def require_below(name: str, value: Tensor, high: int, hint: str = "") -> None:
     """Accept indices from 0 that are below `high`, where values are there to be read."""
     if reads_values(value):
-        low, highest = int(value.min()), int(value.max())
+        low, highest = map(int, value.aminmax())
         wrong = low if low < 0 else highest
         expect(0 <= wrong < high, name, "in 0 to {last}", wrong, hint, last=high - 1)
 

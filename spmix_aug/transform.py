@@ -332,12 +332,14 @@ class SaliencyPatchMix(nn.Module):
         maps = self._maps(images, labels, targets, model) if saliency is None else saliency
         if _checks.reads_values(images) and self._looks > 0:  # in this order, for torch.compile
             self._look(findings(self, images, patch_size, maps if saliency is None else None))
-        maps = finite(maps if maps.dtype == torch.float64 else maps.float())
+        if saliency is not None or type(self.saliency) not in LOW_RES:  # ours are finite
+            maps = finite(maps if maps.dtype == torch.float64 else maps.float())
 
         # 2. Who is mixed with whom? All that is random in a plan is drawn here.
         itself = torch.arange(len(images), device=images.device)  # (B,)
         grid = patches.patch_grid(size, patch_size)
-        partner, noise = self._draw(targets.argmax(dim=1), itself, partner, grid)
+        classes = labels if labels.ndim == 1 else targets.argmax(dim=1)
+        partner, noise = self._draw(classes, itself, partner, grid)
 
         # 3. How strongly, patch by patch? (SPMix, equations 1 to 3)
         scores = patches.patch_scores(maps, patch_size, size)  # (B,gh,gw)
@@ -345,7 +347,7 @@ class SaliencyPatchMix(nn.Module):
             scores = patches.add_noise(scores, noise, self.jitter)
         scores = patches.raise_floor(patches.NORMALIZATIONS[self.normalize](scores), self.floor)
         ratios = patches.mix_ratios(scores, scores[partner], self.alpha)  # (B,gh,gw)
-        ratios = torch.where((partner == itself).view(-1, 1, 1), 1.0, ratios)
+        ratios = ratios.masked_fill((partner == itself).view(-1, 1, 1), 1.0)
 
         # 4. Which label?
         if self.target == "ratio":
@@ -502,7 +504,7 @@ class SaliencyPatchMix(nn.Module):
             gate, pick = uniform[:batch], uniform[batch:gates]
             if isinstance(self.pairing, str):
                 proposed = PAIRINGS[self.pairing](counts[classes], pick)
-            partner = torch.where(gate < self.p, proposed, itself)
+            partner = proposed if self.p == 1 else torch.where(gate < self.p, proposed, itself)
         if cells == 0:
             return partner, None
         return partner, (uniform[gates:].view(batch, *grid) - 0.5) * 12**0.5

@@ -145,11 +145,12 @@ def border_contrast(colours, width, rounds=3):
             if min(y, x, rows - 1 - y, columns - 1 - x) < width
         ]
     )
+    least = 0.1 + 1e-4 * border.var(axis=0).mean()
     weights = np.ones(len(border))
     for later in range(rounds + 1):
         mean = np.average(border, axis=0, weights=weights)
         spread = np.cov(border.T, aweights=weights, ddof=0).reshape(channels, channels)
-        spread += (0.1 + 1e-4 * np.trace(spread) / channels) * np.eye(channels)
+        spread += least * np.eye(channels)
         inverse = np.linalg.inv(spread)
         if later < rounds:
             weights = np.array([np.exp(-0.5 * (c - mean) @ inverse @ (c - mean)) for c in border])

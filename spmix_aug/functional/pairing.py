@@ -28,17 +28,17 @@ def draw_at_least_as_frequent(frequency: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         `partner (B,)` int64; a sample without an eligible partner gets itself.
     """
-    itself = torch.arange(len(frequency), device=frequency.device)
     if len(frequency) < 2:
-        return itself
-    falling, order = torch.sort(frequency, descending=True, stable=True)
-    # Eligible are the first `reach` samples of `order`, the sample itself among them.
-    reach = torch.searchsorted(-falling, -frequency, right=True)
-    place = torch.empty_like(order).scatter_(0, order, itself)  # each sample's place in `order`
-    others = reach - 1
+        return torch.arange(len(frequency), device=frequency.device)
+    rarity = -frequency
+    rising, order = torch.sort(rarity, stable=True)
+    # Eligible are the first samples of `order`, the sample itself among them. The very first
+    # always is, so that the others are as many as there are from the second on.
+    others = torch.searchsorted(rising[1:], rarity, right=True)
+    place = order.argsort()  # of each sample in `order`
     pick = (uniform * others).long()
     pick = pick + (pick >= place)  # skip the sample itself
-    return torch.where(others > 0, order[pick], itself)
+    return order[torch.minimum(pick, others)]  # the first of all, where there are no others
 
 
 def draw_other(frequency: Tensor, uniform: Tensor) -> Tensor:

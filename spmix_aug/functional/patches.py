@@ -7,6 +7,7 @@ image; where P does not divide the height or width, border patches have fewer pi
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,19 +63,19 @@ def _weights(kind: str, sizes: tuple[int, ...], like: Tensor) -> Tensor:
         weights = torch.tensor(values, dtype=torch.float64, device="cpu")
         weights = weights.T if kind == "patch" else weights  # as it lies in memory uncompiled
     else:
-        weights = torch.from_numpy(_WEIGHTS[kind](*sizes))
+        found = _in_float32 if like.dtype == torch.float32 else _in_float64
+        weights = torch.from_numpy(found(kind, *sizes))
     return weights.to(like.device, like.dtype, non_blocking=True)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _numbers(kind: str, *sizes: int) -> list[list[float]]:
     """Write cached weights out, for compiled code."""
-    weights = _WEIGHTS[kind](*sizes)
+    weights = _in_float64(kind, *sizes)
     numbers: list[list[float]] = (weights.T if kind == "patch" else weights).tolist()
     return numbers
 
 
-@functools.lru_cache(maxsize=64)
 def _patch_weights(values: int, pixels: int, patch_size: int) -> np.ndarray[Any, Any]:
     """Weight of each map value in the mean over each patch along one side: `(patches, values)`.
 
@@ -109,11 +110,11 @@ def min_max_scores(scores: Tensor) -> Tensor:
     """
     if scores.numel() == 0:
         return scores
-    low = scores.amin(dim=(1, 2), keepdim=True)
-    high = scores.amax(dim=(1, 2), keepdim=True)
+    low, high = (extreme.view(-1, 1, 1) for extreme in torch.aminmax(scores.flatten(1), dim=1))
     span = high - low
-    flat = span <= FLAT_SCORES * torch.maximum(high.abs(), low.abs())
-    return torch.where(flat, 1.0, (scores - low) / torch.where(flat, 1.0, span))
+    flat = span <= FLAT_SCORES * high.abs()  # where `low` is about the same
+    stretched = (scores - low) / span.masked_fill(flat, 1.0)
+    return stretched.masked_fill(flat, 1.0)
 
 
 def soft_threshold_scores(scores: Tensor) -> Tensor:
@@ -136,7 +137,7 @@ NORMALIZATIONS = {"min_max": min_max_scores, "soft_threshold": soft_threshold_sc
 
 def raise_floor(scores: Tensor, floor: float) -> Tensor:
     """Bring normalised `scores` from [0, 1] to [`floor`, 1], so that no patch weighs less."""
-    return floor + (1 - floor) * scores
+    return torch.rsub(scores, floor, alpha=floor - 1)  # floor + (1 - floor) * scores
 
 
 def mix_ratios(own: Tensor, partner: Tensor, alpha: float) -> Tensor:
@@ -205,7 +206,6 @@ def resize_ratios(
     return torch.where(means > 1 - FLAT_SCORES, 1.0, means)
 
 
-@functools.lru_cache(maxsize=64)
 def _area_shares(patches: int, patch_size: int, pixels: int, cells: int) -> np.ndarray[Any, Any]:
     """Share of each cell that lies in each patch along one side: `(cells, patches)`."""
     first = np.arange(patches) * patch_size
@@ -215,4 +215,19 @@ def _area_shares(patches: int, patch_size: int, pixels: int, cells: int) -> np.n
     return inside.clip(min=0) * cells / pixels
 
 
-_WEIGHTS = {"patch": _patch_weights, "area": _area_shares}
+_WEIGHTS: dict[str, Callable[..., np.ndarray[Any, Any]]] = {
+    "patch": _patch_weights,
+    "area": _area_shares,
+}
+
+
+@functools.lru_cache(maxsize=64)
+def _in_float64(kind: str, *sizes: int) -> np.ndarray[Any, Any]:
+    """Keep the weights of a kind."""
+    return _WEIGHTS[kind](*sizes)
+
+
+@functools.lru_cache(maxsize=64)
+def _in_float32(kind: str, *sizes: int) -> np.ndarray[Any, Any]:
+    """Keep the same where they are mostly used, so that nothing is converted in a call."""
+    return _in_float64(kind, *sizes).astype(np.float32)

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def class_distribution(labels: Tensor, num_classes: int) -> Tensor:
@@ -16,7 +15,9 @@ def class_distribution(labels: Tensor, num_classes: int) -> Tensor:
         A new tensor `(B,K)`, float32, or float64 where the labels are.
     """
     if labels.ndim == 1:
-        return F.one_hot(labels.long(), num_classes).to(torch.float32)
+        # `one_hot` would look at every label once more.
+        rows = torch.zeros(len(labels), num_classes, dtype=torch.float32, device=labels.device)
+        return rows.scatter_(1, labels.long().unsqueeze(1), 1.0)
     dtype = torch.float64 if labels.dtype == torch.float64 else torch.float32
     return labels.detach().to(dtype, copy=True)
 

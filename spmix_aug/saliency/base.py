@@ -117,16 +117,16 @@ def blur(images: Tensor, weights: Sequence[float], border: str) -> Tensor:
 
     Args:
         images: floating images.
-        weights: of the pixel's neighbours and itself, summing to 1.
+        weights: of the pixel's neighbours and itself; a first one of 1 saves a pass.
         border: `"reflect"` (without the border pixel) or `"replicate"`.
     """
     reach = len(weights) // 2
     blurred = F.pad(images, (reach, reach, reach, reach), mode=border)
     for dim in (3, 2):
         shifted = [blurred.narrow(dim, start, images.shape[dim]) for start in range(len(weights))]
-        blurred = shifted[0] * weights[0]
+        blurred = shifted[0] if weights[0] == 1 else shifted[0] * weights[0]
         for image, weight in zip(shifted[1:], weights[1:], strict=True):
-            blurred.add_(image, alpha=weight)
+            blurred = torch.add(blurred, image, alpha=weight)
     return blurred
 
 
@@ -139,13 +139,13 @@ def gaussian_weights(size: int, sigma: float) -> tuple[float, ...]:
 
 def is_flat(images: Tensor) -> Tensor:
     """Tell which of the `images (B,C,H,W)` have no contrast in any channel: `(B,1,1,1)` bool."""
-    low, high = (extreme(dim=(2, 3), keepdim=True) for extreme in (images.amin, images.amax))
-    magnitude = torch.maximum(high.abs(), low.abs()).clamp(min=LEAST_MAGNITUDE)
-    flat = high - low <= FLAT_IMAGE * magnitude
-    return flat.all(dim=1, keepdim=True)
+    low, high = torch.aminmax(images.flatten(2), dim=2)  # (B,C), about the same where it is flat
+    magnitude = high.abs().clamp(min=LEAST_MAGNITUDE)
+    flat = torch.sub(high, magnitude, alpha=FLAT_IMAGE) <= low
+    return flat.all(dim=1).view(-1, 1, 1, 1)
 
 
 def scale_to_one(maps: Tensor) -> Tensor:
     """Divide each of the `maps (B,1,H,W)` by its maximum; a map of zeros stays."""
     highest = maps.amax(dim=(1, 2, 3), keepdim=True)
-    return maps / torch.where(highest > 0, highest, 1.0)
+    return maps / highest.clamp(min=torch.finfo(maps.dtype).tiny)

@@ -13,7 +13,9 @@ from spmix_aug.saliency import base
 # The amplitude, in grey levels summed over the pixels, below which a frequency counts as absent:
 # the logarithm would blow it up. Rounding to whole levels alone makes about 18 at 64 x 64.
 AMPLITUDE_FLOOR = 2.5
-SMOOTHING = base.gaussian_weights(5, 8.0)
+# Relative to the first, as the maps are scaled to 1 afterwards.
+_GAUSSIAN = base.gaussian_weights(5, 8.0)
+SMOOTHING = [weight / _GAUSSIAN[0] for weight in _GAUSSIAN]
 
 
 class SpectralResidual(base.ModelFree):
@@ -46,8 +48,8 @@ def spectral_residual(levels: Tensor) -> Tensor:
     log_amplitude = magnitude(spectrum).add_(AMPLITUDE_FLOOR).log_()
     # exp(log amplitude - mean) with the old phase is the spectrum itself times exp(-mean). So the
     # floor is in the mean alone, and a frequency that is absent stays absent.
-    mean = base.blur(log_amplitude, (1 / 3, 1 / 3, 1 / 3), "reflect")
-    energy = magnitude(torch.fft.ifft2(spectrum.mul_(mean.neg_().exp_())))
+    mean = base.blur(log_amplitude, (1.0, 1.0, 1.0), "reflect").mul_(-1 / 9)
+    energy = magnitude(torch.fft.ifft2(spectrum.mul_(mean.exp_())))
     return base.scale_to_one(base.blur(energy, SMOOTHING, "reflect").square_())
 
 
