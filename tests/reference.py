@@ -145,7 +145,7 @@ def border_contrast(colours, width, rounds=3):
             if min(y, x, rows - 1 - y, columns - 1 - x) < width
         ]
     )
-    least = 0.1 + 1e-4 * border.var(axis=0).mean()
+    least = 0.1 + 3e-5 * border.var(axis=0).sum()
     weights = np.ones(len(border))
     for later in range(rounds + 1):
         mean = np.average(border, axis=0, weights=weights)

@@ -21,8 +21,9 @@ ROUNDS = 3
 
 # In squared Lab units: what 8-bit rounding leaves on a border of a single colour.
 ROUNDING_VARIANCE = 0.1
-# As a share of the border's mean variance: keeps a covariance invertible in float32.
-LEAST_VARIANCE = 1e-4
+# As a share of the variance of all the border's channels: float32 rounds by that, and the
+# covariance has to stay invertible.
+LEAST_VARIANCE = 3e-5
 
 # Linear sRGB to X, Y, Z of CIE 1931, each relative to the D65 white point. The divisor belongs to
 # the power that makes it linear.
@@ -136,7 +137,8 @@ def distance_from_border(colours: Tensor, width: int) -> Tensor:
     mean = border.mean(dim=2, keepdim=True)  # taken away, so that squares lose no digits
     border, pixels = border - mean, colours.flatten(2) - mean
     variance = border.square().mean(dim=(1, 2), keepdim=True)
-    least = torch.rsub(variance, ROUNDING_VARIANCE, alpha=-LEAST_VARIANCE)  # a sum, (B,1,1)
+    share = LEAST_VARIANCE * border.shape[1]  # of the mean over the channels
+    least = torch.rsub(variance, ROUNDING_VARIANCE, alpha=-share)  # a sum, (B,1,1)
     # A constant 1 before the channels makes one matrix of the sum of the weights, the weighted
     # sums, and those of the products.
     unit = torch.eye(1 + border.shape[1], dtype=border.dtype, device=border.device)
