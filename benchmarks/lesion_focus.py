@@ -235,9 +235,12 @@ def distance_from_sides(images: Tensor, labels: Tensor) -> Tensor:
     total = torch.zeros(len(images), 1, colours[0, 0].numel())
     for side in sides:
         pixels = side.flatten(2)
-        uniform = torch.full_like(pixels[:, :1], 1 / pixels.shape[2])
-        statistics = border.mean_and_spread(pixels, uniform)
-        total += border.squared_distance(colours.flatten(2), *statistics).sqrt()
+        mean = pixels.mean(dim=2, keepdim=True)
+        covariance = (pixels - mean) @ (pixels - mean).mT / pixels.shape[2]
+        covariance += border.ROUNDING_VARIANCE * torch.eye(len(covariance[0]))
+        centred = colours.flatten(2) - mean
+        squared = (centred * torch.linalg.solve(covariance, centred)).sum(dim=1, keepdim=True)
+        total += squared.clamp(min=0).sqrt()
     return total.reshape(len(images), *images.shape[2:])
 
 

@@ -2,14 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 
-from benchmarks import lesion_focus, recipe_step, saliency_cost
+from benchmarks import lesion_focus, object_boxes, recipe_step, saliency_cost
 from benchmarks.lesion_focus import Pairs, Regions, matching_floor, ratios_of, weighted_auc
 from examples.isic2018 import phantom, train
 
@@ -69,6 +71,32 @@ def test_pairs_are_of_classes_at_least_as_frequent_and_of_one_epoch():
     assert set(pairs.own.tolist()) == set(range(len(labels)))
     again = lesion_focus.draw_pairs(labels, seed=0)
     assert torch.equal(pairs.partner, again.partner)
+
+
+def test_boxes_of_objects_are_found_where_they_are(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = ["image,left,top,right,bottom"]
+    for number in range(6):
+        canvas = np.full((40, 40, 3), 30 * number, dtype=np.uint8)
+        canvas[10:20, 5 + number : 25] = 255
+        Image.fromarray(canvas).save(images / f"{number}.png")
+        rows.append(f"{number}.png,{5 + number},10,24,19")
+    rows.append("0.png,0,0,39,39")  # all of it, which says nothing
+    (tmp_path / "boxes.csv").write_text("\n".join(rows) + "\n")
+    object_boxes.main(["--data", str(tmp_path), "--out", str(tmp_path / "out" / "boxes")])
+    found = json.loads((tmp_path / "out" / "boxes.json").read_text())["rows"]
+    assert found[0]["saliency"] == "border contrast"
+    assert found[0]["auc"][0]["mean"] > 0.99
+    assert "6 natural images" in (tmp_path / "out" / "boxes.md").read_text()
+
+
+def test_the_distance_from_four_sides_is_that_from_one_where_they_are_alike():
+    lesions = 0.6 + 0.02 * torch.rand(2, 3, 40, 40)
+    lesions[:, :, 12:28, 12:28] = 0.2
+    maps = lesion_focus.distance_from_sides(lesions, None)
+    assert maps.shape == (2, 40, 40)
+    assert (maps[:, 12:28, 12:28].amin((1, 2)) > maps[:, :5].amax((1, 2))).all()
 
 
 def test_lesion_focus_runs_on_synthetic_lesions(tmp_path):
