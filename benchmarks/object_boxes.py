@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from benchmarks.lesion_focus import Maps, centre_gaussian, model_free, weighted_auc
 from examples.isic2018.files import write_json, write_text
@@ -41,7 +42,8 @@ def read(root: Path) -> tuple[Tensor, Tensor]:
     images, boxes = [], []
     with (root / "boxes.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            image = decode_image(str(root / "images" / row["image"]), ImageReadMode.RGB)
+            with Image.open(root / "images" / row["image"]) as file_of_image:
+                image = pil_to_tensor(file_of_image.convert("RGB"))
             box = torch.zeros(image.shape[1:], dtype=torch.bool)
             left, top, right, bottom = (int(row[k]) for k in ("left", "top", "right", "bottom"))
             box[top : bottom + 1, left : right + 1] = True

@@ -426,7 +426,8 @@ class TestReport:
             metrics.f1_score(labels, predicted, average="macro"), abs=1e-6
         )
         auroc = metrics.roc_auc_score(labels, probabilities, multi_class="ovr")
-        assert found["auroc"] == pytest.approx(auroc, abs=1e-3)
+        # In float32 two images may tie that do not in float64: half a pair of a class.
+        assert found["auroc"] == pytest.approx(auroc, abs=5e-3)
         assert found["confusion"] == metrics.confusion_matrix(labels, predicted).tolist()
         recall = [found["recall"][name] for name in CLASSES]
         assert found["shots"] == {
