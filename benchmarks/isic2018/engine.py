@@ -26,7 +26,7 @@ from examples.isic2018.origin import commit
 from examples.isic2018.views import MEAN, STD
 from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
 from spmix_aug.functional import soft_threshold_scores
-from spmix_aug.saliency import PROVIDERS, BorderContrast, FineGrained
+from spmix_aug.saliency import PROVIDERS, BorderContrast, FineGrained, GradCAM
 
 from .baselines import (
     CosineClassifier,
@@ -46,6 +46,7 @@ K = len(CLASSES)
 SIDE = 64
 BATCH = 64
 FEWEST = 10  # images of a class in a collection, to be measured there
+CAM_LAYER = {"lite0": "_blocks.10"}  # the last whose features are 4 x 4 and not 2 x 2
 TORCHVISION_MIXERS = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
 
 
@@ -77,6 +78,7 @@ class Method:
     target: str = "own"
     mixed_epochs: float = 1.0  # share of the epochs, from the first, in which anything is mixed
     classifier_last: bool = False  # the last epoch is the classifier's alone, on balanced images
+    cam_epochs: int = 0  # the last so many take their maps from the network's own class activation
 
 
 @dataclass(frozen=True)
@@ -535,6 +537,8 @@ class Trainer:
         torch.manual_seed(1_000_003 * self.run.seed + epoch)
         if self._is_classifiers(epoch):
             self._start_classifier()
+        if epoch >= self.run.epochs - self.method.cam_epochs:
+            self.mixer.saliency = GradCAM(CAM_LAYER.get(self.run.model))
         self.model.train()
         total = 0.0
         progress = tqdm(

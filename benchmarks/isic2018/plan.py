@@ -98,6 +98,7 @@ EXCHANGES = {
     "exchange_random": replace(EXCHANGE, random_strength=True),
     "exchange_soft_half": replace(EXCHANGE, soft_half=True),
     "exchange_classifier_last": replace(EXCHANGE, classifier_last=True),
+    "exchange_cam": replace(EXCHANGE, cam_epochs=4),
     "sampler_classifier_last": replace(SAMPLER, classifier_last=True),
     "papers_logit_adjusted": replace(PAPERS, loss="logit_adjusted"),
 }
@@ -133,6 +134,7 @@ TRAPPED = [
     "remix_half",
     "uniform_any_half",
     "sampler_classifier_last",
+    "exchange_cam",
 ]
 CHOSEN, CEILING, REMIX, ANY = "exchange", "exchange_masks", "sampler_remix", "uniform_any"
 CONFIRMED = [CHOSEN, "sampler", REMIX, ANY, CEILING]

@@ -132,7 +132,8 @@ def test_training_images_are_trapped_and_tests_are_alike_for_all(images):
 
 
 @pytest.mark.parametrize(
-    "name", ["exchange_pixels_masks", "exchange_soft_half", "exchange_classifier_last"]
+    "name",
+    ["exchange_pixels_masks", "exchange_soft_half", "exchange_classifier_last", "exchange_cam"],
 )
 def test_one_training_serves_all_tests(images, name):
     trainer = Trainer(trapped(name), images)
@@ -168,6 +169,16 @@ def test_half_of_the_samples_keep_to_the_papers_bounds(images):
     assert 16 < is_whole.sum() < 48
     change = (mixed - views).flatten(1).norm(dim=1) / (whole - views).flatten(1).norm(dim=1)
     assert change[~is_whole].max() < 0.75
+
+
+def test_class_activation_takes_over_in_the_last_epochs(images, monkeypatch):
+    trainer = Trainer(dataclasses.replace(trapped("exchange_cam"), epochs=5), images)
+    seen = []
+    monkeypatch.setattr(trainer, "_mix", lambda batch, epoch: seen.append(trainer.mixer.saliency))
+    for epoch in range(5):
+        with pytest.raises(TypeError, match="NoneType"):  # nothing is trained here
+            trainer._train_epoch(epoch)
+    assert [type(provider).__name__ for provider in seen] == ["BorderContrast"] + 4 * ["GradCAM"]
 
 
 def test_remix_can_leave_half_of_the_samples(images):
