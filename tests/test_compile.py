@@ -148,7 +148,13 @@ def test_a_generator_that_is_set_later_draws():
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Torchinductor")  # torch's own
 @pytest.mark.parametrize(
     ("saliency", "dynamic"),
-    [("spectral_residual", None), ("spectral_residual", True), ("border_contrast", None)],
+    [
+        ("spectral_residual", None),
+        ("spectral_residual", True),
+        ("fine_grained", True),
+        ("border_contrast", None),
+        ("border_contrast", True),
+    ],
 )
 def test_the_draws_survive_the_default_backend(saliency, dynamic):
     mixer = SaliencyPatchMix(num_classes=3, saliency=saliency, patch_size=8, target="ratio")

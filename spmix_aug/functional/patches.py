@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spmix_aug._precision import full_precision
+from spmix_aug._precision import full_precision, line
 
 # Relative to the scores' magnitude: far above float32 rounding, far below what an eye could see.
 FLAT_SCORES = 1e-5
@@ -137,7 +137,7 @@ NORMALIZATIONS = {"min_max": min_max_scores, "soft_threshold": soft_threshold_sc
 
 def raise_floor(scores: Tensor, floor: float) -> Tensor:
     """Bring normalised `scores` from [0, 1] to [`floor`, 1], so that no patch weighs less."""
-    return torch.rsub(scores, floor, alpha=floor - 1)  # floor + (1 - floor) * scores
+    return line(scores, floor, 1 - floor)
 
 
 def mix_ratios(own: Tensor, partner: Tensor, alpha: float) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spmix_aug._checks import Checked, require_images
+from spmix_aug._precision import line
 
 # Relative to the image's magnitude: above the rounding of a normalisation and a blur in float32,
 # far below one grey level of 255.
@@ -98,8 +99,7 @@ def grey_levels(images: Tensor) -> Tensor:
     channels = images.unbind(1)
     weights = LUMA if len(channels) == 3 else [1 / len(channels)] * len(channels)
     # In place and channel by channel: this is the one pass over all pixels that most methods need.
-    # ROUNDING + scale * weight * channel: `rsub` takes a number there, which `add` does not.
-    grey = torch.rsub(channels[0].float(), ROUNDING, alpha=-scale * weights[0])
+    grey = line(channels[0].float(), ROUNDING, scale * weights[0])
     for channel, weight in zip(channels[1:], weights[1:], strict=True):
         grey.add_(channel.float(), alpha=scale * weight)
     return grey.floor_().unsqueeze(1)

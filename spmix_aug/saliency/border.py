@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spmix_aug._checks import as_number, optional
-from spmix_aug._precision import full_precision
+from spmix_aug._precision import full_precision, line
 from spmix_aug.saliency.base import FAR_OUTSIDE, ModelFree, finite, is_flat
 
 # Images whose shorter side is at least twice as long are brought down to it, or a few pixels more.
@@ -138,7 +138,7 @@ def distance_from_border(colours: Tensor, width: int) -> Tensor:
     border, pixels = border - mean, colours.flatten(2) - mean
     variance = border.square().mean(dim=(1, 2), keepdim=True)
     share = LEAST_VARIANCE * border.shape[1]  # of the mean over the channels
-    least = torch.rsub(variance, ROUNDING_VARIANCE, alpha=-share)  # a sum, (B,1,1)
+    least = line(variance, ROUNDING_VARIANCE, share)  # (B,1,1)
     # A constant 1 before the channels makes one matrix of the sum of the weights, the weighted
     # sums, and those of the products.
     unit = torch.eye(1 + border.shape[1], dtype=border.dtype, device=border.device)
