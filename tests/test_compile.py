@@ -2,11 +2,13 @@
 
 import copy
 import pickle
+import re
 import shutil
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.utils import run_and_get_code
 
 from spmix_aug import SaliencyPatchMix
 
@@ -171,3 +173,46 @@ def test_the_draws_survive_the_default_backend(saliency, dynamic):
         found = run(*data(batch))
         assert torch.equal(found[0], expected[0])
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@whole
+@pytest.mark.parametrize("saliency", ["spectral_residual", "border_contrast"])
+def test_a_training_step_with_the_mixer_is_one_graph(saliency):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, stride=2),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.LazyLinear(3),
+    )
+    model(data(2)[0])
+    mixer = SaliencyPatchMix(num_classes=3, saliency=saliency, generator=torch.Generator())
+
+    def loss_of(images, labels):
+        mixed, targets = mixer(images, labels)
+        return torch.nn.functional.cross_entropy(model(mixed), targets)
+
+    run, counter = compiled(loss_of)
+    for batch in BATCHES:
+        steps = []
+        for function in (loss_of, run):
+            mixer.generator.manual_seed(batch)
+            model.zero_grad()
+            loss = function(*data(batch))
+            loss.backward()
+            steps.append([loss, *(parameter.grad for parameter in model.parameters())])
+        torch.testing.assert_close(*steps, rtol=1e-4, atol=1e-6)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a compiler")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Torchinductor")
+@pytest.mark.parametrize(("saliency", "most"), [("border_contrast", 25), ("spectral_residual", 15)])
+def test_the_default_backend_makes_few_kernels(saliency, most):
+    mixer = SaliencyPatchMix(num_classes=3, saliency=saliency, p=1.0)
+    run = torch.compile(mixer, fullgraph=True)
+    _, (code,) = run_and_get_code(run, *data(64, (224, 224)))
+    _, _, calls = code.partition("def call(")
+    kernels = re.findall(r"^ +cpp_fused_\w+\(", calls, flags=re.MULTILINE)
+    assert 1 < len(kernels) <= most
