@@ -1,8 +1,10 @@
 """Mixing in the workers of a DataLoader."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from spmix_aug._checks import as_instance, expect, expect_type, needs_model
@@ -59,7 +61,8 @@ class SaliencyPatchMixCollate:
         if self.collate_fn is not default_collate:
             return self.mixer._mix(self.collate_fn(samples), None, inplace=False)
         try:
-            batch = default_collate(samples)
+            with torch.device(_device_of(samples[0])):  # where numbers would not go by themselves
+                batch = default_collate(samples)
         except Exception as error:
             name = type(error).__name__
             raise ValueError(
@@ -69,3 +72,11 @@ class SaliencyPatchMixCollate:
                 "one of your own."
             ) from error
         return self.mixer._mix(batch, None, inplace=True)
+
+
+def _device_of(sample: Any) -> torch.device:
+    """Find the device of the first tensor of a sample; the CPU where it has none."""
+    items = sample.values() if isinstance(sample, Mapping) else sample
+    items = items if isinstance(items, Iterable) else ()
+    tensors = (item for item in items if isinstance(item, Tensor))
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

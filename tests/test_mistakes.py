@@ -9,7 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from spmix_aug import MixPlan, SaliencyPatchMix, TailHeadPairSampler, class_counts
+from spmix_aug import (
+    MixPlan,
+    SaliencyPatchMix,
+    SaliencyPatchMixCollate,
+    TailHeadPairSampler,
+    class_counts,
+)
 from spmix_aug.saliency import (
     BorderContrast,
     FineGrained,
@@ -471,7 +477,10 @@ def test_nothing_is_of_the_default_device_or_dtype():
         plan = SaliencyPatchMix(generator=generator, **mixer_settings).plan(*BATCH)
         mixed = plan.images(BATCH[0])
         tokens = plan.tokens(torch.ones(8, 49, 2, device="cpu", dtype=torch.float32))
-        tensors = plan.partner, plan.ratios, plan.targets, mixed, tokens
+        collate = SaliencyPatchMixCollate(SaliencyPatchMix(generator=generator, **mixer_settings))
+        batch = collate(list(zip(BATCH[0], BATCH[1].tolist(), strict=True)))
+        keyed = collate([{"image": image, "label": 1} for image in BATCH[0]])
+        tensors = plan.partner, plan.ratios, plan.targets, mixed, tokens, *batch, *keyed.values()
         texts = [viz.describe(sampler), viz.plot_sampler(sampler).get_label()]
         texts.append(viz.plot_plan(BATCH[0], plan).get_label())
         values = [(value.tolist(), value.dtype) for value in tensors]
