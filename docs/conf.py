@@ -43,7 +43,7 @@ SECTIONS = {
     "": ["look", "practice"],
     "Reference": ["api", "faq", "limits", "promises", "security", "changelog"],
     "Guides": [
-        *("method", "saliency", "pairing", "tokens", "own-saliency"),
+        *("method", "backgrounds", "saliency", "pairing", "tokens", "own-saliency"),
         *("recipes", "integrations", "first-look", "gallery"),
     ],
     "What it brings and costs": [
