@@ -18,7 +18,7 @@ OUTSIDE = 0.05  # share of pixels that may be outside [0, 1], and how far: a res
 
 
 def findings(
-    mixer: Any, images: Tensor, patch_size: int, maps: Tensor | None, *, all_pixels: bool = False
+    mixer: Any, images: Tensor, patch_size: int, maps: Tensor, given: bool, *, all_pixels: bool
 ) -> list[str]:
     """List what may be a mistake about a batch on the CPU.
 
@@ -26,7 +26,8 @@ def findings(
         mixer: whose settings the images meet.
         images: `(B,C,H,W)`.
         patch_size: P in pixels.
-        maps: `(B,h,w)` of the mixer's provider, None where maps were given.
+        maps: `(B,h,w)`, of the mixer's provider or given in its place.
+        given: which; flat ones are the caller's own choice then.
         all_pixels: look at all images and pixels.
     """
     found = [channels_last(images), few_patches(mixer, images, patch_size)]
@@ -35,10 +36,12 @@ def findings(
     else:
         steps = [max(1, side // POINTS) for side in images.shape[2:]]
         images = images[:IMAGES, :, :: steps[0], :: steps[1]]
-    if maps is not None and mixer.floor < mixer.alpha:
-        found.append(useless_maps(images, maps, mixer.saliency))
-        if not needs_model(mixer.saliency):
-            found.append(value_range(images, mixer.mean, mixer.std)[0])
+    if mixer.floor < mixer.alpha:
+        found.append(broken_maps(images, maps, None if given else mixer.saliency))
+        if not given:
+            found.append(flat_maps(images, maps, mixer.saliency))
+            if not needs_model(mixer.saliency):
+                found.append(value_range(images, mixer.mean, mixer.std)[0])
     return [text for text in found if text]
 
 
@@ -117,11 +120,17 @@ def channels_last(images: Tensor) -> str:
     return f"Expected `images` (B,C,H,W), but got shape {tuple(images.shape)}: {hint}."
 
 
-def useless_maps(images: Tensor, maps: Tensor, provider: object) -> str:
-    """Judge maps `(B,h,w)` that a provider made; `images` may be some pixels of what it saw."""
-    name, maps = getattr(provider, "__name__", type(provider).__name__), maps.float()
-    if not bool(maps.isfinite().all()) and bool(images.isfinite().all()):
-        return f"Expected `saliency` to be finite, but {name} gave NaN or infinity, taken as 0."
+def broken_maps(images: Tensor, maps: Tensor, provider: object) -> str:
+    """Judge maps `(B,h,w)` that are not finite, of a provider or, if that is None, given."""
+    if bool(maps.isfinite().all()) or not bool(images.isfinite().all()):
+        return ""
+    got = "the given maps hold" if provider is None else f"{_named(provider)} gave"
+    return f"Expected `saliency` to be finite, but {got} NaN or infinity, taken as 0."
+
+
+def flat_maps(images: Tensor, maps: Tensor, provider: object) -> str:
+    """Judge maps `(B,h,w)` without contrast; `images` may be some pixels of what was seen."""
+    maps = maps.float()
     if len(maps) < 2 or maps[0].numel() < POINTS:
         return ""
     low, high = torch.aminmax(maps.flatten(1), dim=1)
@@ -131,7 +140,12 @@ def useless_maps(images: Tensor, maps: Tensor, provider: object) -> str:
     if not bool(flat.all()) or not bool((highest - lowest > contrast).any(dim=1).all()):
         return ""
     hint = "all patches count as salient; take another `saliency`"
-    return f"Expected `saliency` with contrast, but {name} gave flat maps of a whole batch: {hint}."
+    got = f"{_named(provider)} gave flat maps of a whole batch"
+    return f"Expected `saliency` with contrast, but {got}: {hint}."
+
+
+def _named(provider: object) -> str:
+    return getattr(provider, "__name__", type(provider).__name__)
 
 
 def stacklevel() -> int:

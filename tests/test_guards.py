@@ -280,6 +280,15 @@ def test_maps_given_are_the_callers_own_business():
     mixer(normalised(RAW), labels_of(RAW), saliency=torch.zeros(12, 48, 64))
 
 
+def test_given_maps_that_are_not_finite_are_told():
+    maps = torch.rand(12, 48, 64)
+    maps[3, 5, 7] = torch.nan
+    mixer = SaliencyPatchMix(num_classes=3)
+    with pytest.warns(UserWarning, match="the given maps hold NaN or infinity, taken as 0"):
+        mixer(UNIT, labels_of(UNIT), saliency=maps)
+    mixer(UNIT, labels_of(UNIT), saliency=maps)  # once
+
+
 def test_after_three_calls_nobody_looks_until_a_setting_changes():
     mixer = SaliencyPatchMix(num_classes=3, p=1.0)
     for _ in range(3):
