@@ -13,7 +13,7 @@ DEMO_INSTALLED := $(VENV)/.installed-examples
 # OpenMP threads that spin while they wait can slow training on a few cores down by 5 to 15 times.
 export GOMP_SPINCOUNT := 5000
 
-.PHONY: help demo bench docs lesion-focus test test-benchmarks test-slow test-integrations lint wheel \
+.PHONY: help demo bench docs notebook lesion-focus test test-benchmarks test-slow test-integrations lint wheel \
 	clean
 .DELETE_ON_ERROR:
 
@@ -58,6 +58,10 @@ lesion-focus: $(INSTALLED)  ## measure how well saliency finds lesions; give DAT
 docs: $(INSTALLED)  ## build the site into docs/_build
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[docs]"
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs docs/_build
+
+notebook: $(INSTALLED)  ## run the first look and keep what it shows
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[docs]"
+	$(BIN)/python docs/notebook.py docs/notebooks/first_look.ipynb
 
 # Two processes of one thread each are faster than one of two.
 PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

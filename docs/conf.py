@@ -47,7 +47,7 @@ SECTIONS = {
         *("recipes", "integrations", "first-look", "gallery"),
     ],
     "What it brings and costs": [
-        *("isic2018", "training", "study", "primary"),
+        *("isic2018", "from-53", "training", "study", "primary"),
         *("performance", "benchmarks", "lesion-focus", "border-variants"),
     ],
 }

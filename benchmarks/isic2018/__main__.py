@@ -2,7 +2,7 @@
 
 python -m benchmarks.isic2018 STAGE --data FOLDER [--minutes 60]
 python -m benchmarks.isic2018 gather   # bring finished runs into results.jsonl and predictions.npz
-python -m benchmarks.isic2018 report   # write the tables and figures of REPORT.md
+python -m benchmarks.isic2018 report   # write tables and figures into REPORT.md, docs/from-53.md
 """
 
 import argparse
@@ -19,9 +19,11 @@ from benchmarks.records import gather, read, write_cases
 from .engine import Run, read_cases
 from .plan import MINUTES, STAGES
 from .report import LOOKED_AT_ONCE, stage_table, write_report
+from .steps import write_steps
 from .worker import start_worker, work
 
 KEPT = Path(__file__).parent
+STEPS = KEPT.parents[1] / "docs/from-53.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.stage == "gather":
         print(f"{gather(options.runs, KEPT)} runs gathered in {KEPT}")
     elif options.stage == "report":
-        write_report(read(KEPT, options.runs), KEPT / "REPORT.md")
+        results = read(KEPT, options.runs)
+        write_report(results, KEPT / "REPORT.md")
+        write_steps(results, STEPS)
     elif options.data is None:
         parser.error(f"the stage {options.stage} needs images: --data FOLDER")
     else:

@@ -110,6 +110,54 @@ def adjust_to_nv_recall(
     return adjust(probabilities, counts, high)
 
 
+def choose_exponent(probabilities: Tensor, labels: Tensor, counts: Tensor) -> float:
+    """Return the one of `EXPONENTS` with which `adjust` gives most balanced accuracy.
+
+    Args:
+        probabilities: `(S,N,7)` in [0, 1]; what counts is the mean over the S seeds.
+        labels: `(N,)` class indices, every class among them.
+        counts: `(7,)` training images of each class.
+
+    Returns:
+        The exponent, nearest to 0 among equals.
+
+    Raises:
+        ValueError: A shape or a value is not as above.
+    """
+    _check(labels, "(S,N,7)", probabilities=probabilities)
+
+    def balanced_accuracy(exponent: float) -> float:
+        right = _correct(adjust(probabilities, counts, exponent), labels).mean(dim=0)
+        return float(torch.stack([right[labels == k].mean() for k in range(len(CLASSES))]).mean())
+
+    return max(sorted(metrics.EXPONENTS, key=abs), key=balanced_accuracy)
+
+
+def cross_fit(
+    probabilities: Tensor, labels: Tensor, folds: Tensor, counts: Tensor
+) -> tuple[Tensor, dict[int, float]]:
+    """Adjust the images of each fold by the exponent that the other folds choose.
+
+    Args:
+        probabilities: `(S,N,7)` in [0, 1], of each seed on the same images.
+        labels: `(N,)` class indices; every class is outside of each fold.
+        folds: `(N,)` int64, the fold of each image; two at least.
+        counts: `(7,)` training images of each class.
+
+    Returns:
+        The adjusted probabilities, float64 `(S,N,7)`, and the exponent that each fold was given.
+
+    Raises:
+        ValueError: A shape or a value is not as above.
+    """
+    adjusted, exponents = probabilities.double().clone(), {}
+    for fold in folds.unique().tolist():
+        mine = folds == fold
+        exponents[fold] = choose_exponent(probabilities[:, ~mine], labels[~mine], counts)
+        adjusted[:, mine] = adjust(probabilities[:, mine], counts, exponents[fold])
+    return adjusted, exponents
+
+
 def resample_weights(size: int, draws: int, generator: torch.Generator) -> Tensor:
     """Draw `size` of `size` things, such as seeds, with replacement: how often each is drawn.
 

@@ -1,8 +1,7 @@
 # %% [markdown]
 # # A first look
 #
-# Synthetic lesions, a sampler, a mix, and what to look at before training. Run it as a script from
-# a checkout, `python docs/notebooks/first_look.py`, or cell by cell in an editor that knows `# %%`.
+# Synthetic lesions, a sampler, a mix, and what to look at before training.
 
 # %%
 import sys

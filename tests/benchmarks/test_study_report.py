@@ -156,6 +156,9 @@ def test_figures_show_all_methods(held, tmp_path):
 
 def test_the_page_keeps_its_text(cases, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "KEPT", tmp_path)
+    monkeypatch.setattr(command, "STEPS", tmp_path / "steps.md")
+    of_steps = ["from cross-entropy", "steps", "rivals", "levels"]
+    command.STEPS.write_text("".join(f"<!-- {m} -->\nstale\n<!-- end -->\n" for m in of_steps))
     page, runs = tmp_path / "REPORT.md", tmp_path / "runs"
     marks = [
         "backgrounds",
@@ -192,6 +195,7 @@ def test_the_page_keeps_its_text(cases, tmp_path, monkeypatch):
     command.main(["gather", "--runs", str(runs)])
     command.main(["report", "--runs", str(tmp_path / "none")])  # from the gathered files alone
     assert page.read_text() == text
+    assert command.STEPS.read_text().count("-->\n\nNo runs yet.\n\n<!--") == 4
     assert (tmp_path / "figures" / "ablations.svg").read_bytes() == drawn
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -71,6 +72,36 @@ def test_the_gallerys_own_pairing_is_the_one_of_the_page():
     page, script = (DOCS / "pairing.md").read_text(), (DOCS / "gallery.py").read_text()
     body = re.search(r"def other_class\(.*?\):\n(.*?)\n\n", page, re.DOTALL)[1]
     assert body in script
+
+
+def test_the_notebook_is_the_script_and_was_run_in_order():
+    folder = DOCS / "notebooks"
+    script = (folder / "first_look.py").read_text(encoding="utf-8")
+    text = (folder / "first_look.ipynb").read_text(encoding="utf-8")
+    cells = []
+    for cell in script.split("# %%")[1:]:
+        kind, _, body = cell.partition("\n")
+        told = "markdown" if "[markdown]" in kind else "code"
+        lines = body.strip().splitlines()
+        cells.append(
+            (told, [re.sub("^# ?", "", x) for x in lines] if told == "markdown" else lines)
+        )
+    notebook = json.loads(text)
+    kept = [(one["cell_type"], "".join(one["source"]).splitlines()) for one in notebook["cells"]]
+    assert kept == cells, "run `make notebook`"
+    code = [one for one in notebook["cells"] if one["cell_type"] == "code"]
+    assert [one["execution_count"] for one in code] == list(range(1, len(code) + 1))
+    outputs = [output for one in code for output in one["outputs"]]
+    assert {one["output_type"] for one in outputs} == {"stream", "execute_result"}
+    assert {one.get("name", "stdout") for one in outputs} == {"stdout"}  # no warnings
+    pictures = [kind for one in outputs for kind in one.get("data", {}) if "image" in kind]
+    assert len(pictures) == 2
+    # What differs from machine to machine, or from run to run.
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
+    assert set(notebook["metadata"]["language_info"]) == {"name"}
+    assert all(one["metadata"] == {} for one in notebook["cells"])
+    assert not re.search(r"/(home|root|tmp|usr|work|Users)/|site-packages|object at 0x", text)
+    assert len(text) < 400_000
 
 
 def test_the_settings_in_its_table_are_the_defaults():
