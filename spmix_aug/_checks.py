@@ -52,8 +52,9 @@ def expect(
     if not isinstance(got, str):
         number = isinstance(got, (int, float)) and not isinstance(got, bool)
         got = shown(got) if number else described(got)
-    hint = f"; {hint}" if hint else ""
-    raise error(f"Expected `{name}` {wanted.format(**parts)}, but got {got}{hint}.")
+    told = f"{got}; {hint}" if hint else got
+    end = "" if told.endswith("?") else "."
+    raise error(f"Expected `{name}` {wanted.format(**parts)}, but got {told}{end}")
 
 
 def expect_type(

@@ -435,7 +435,7 @@ def test_channels_in_the_last_place_are_refused(shape):
     [("gradcam", "grad_cam"), ("border", "border_contrast"), ("Grad_Cam", "grad_cam")],
 )
 def test_a_name_that_is_nearly_right_is_asked_about(name, near):
-    with pytest.raises(ValueError, match=f"did you mean '{near}'"):
+    with pytest.raises(ValueError, match=rf"did you mean '{near}'\?$"):
         SaliencyPatchMix(num_classes=3, saliency=name)
 
 

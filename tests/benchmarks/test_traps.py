@@ -295,7 +295,7 @@ def test_what_was_not_run_is_named_and_what_is_unfinished_not_shown(images):
     traps, *_, confirm, clinic, _ = report.backgrounds(Results(records, images)).split("\n**")
     assert "(fold 0 alone)" in traps
     assert "| sampler | 1 | 14.3" in traps
-    assert "1 of 48 runs are done. Not run: `exchange` 3," in traps
+    assert f"1 of {len(plan.STAGES['traps'])} runs are done. Not run: `exchange` 3," in traps
     assert traps.endswith(", `sampler` 2.\n")
     assert (
         "Shown when all runs are done.\n\n1 of 50 runs are done. Not run: `sampler` 10," in confirm
