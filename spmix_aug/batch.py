@@ -91,7 +91,7 @@ def _find_places(batch: Any, image_key: Any, label_key: Any) -> tuple[int, int]:
     expect(images_at != labels_at, "label_key", "to differ from `image_key`", labels_at)
     if label_key is None:
         images, labels = batch[images_at], batch[labels_at]
-        size = len(images) if isinstance(images, Tensor) else 0
+        size = len(images) if isinstance(images, Tensor) and images.ndim else 0
         # Of rows, as of one-hot labels, others of their shape could be meant as well.
         rows = isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1
         found = [

@@ -35,7 +35,7 @@ class MixPlan:
         image_size: `(H,W)`, in pixels.
         saliency: the maps that guided the ratios, for plots, at the resolution at which they were
             computed, `(B,H,W)` or coarser (calling the provider gives them in the images' size);
-            None where none were needed, because nothing is mixed.
+            ones `(B,1,1)` where the ratio is uniform, and None where nothing is mixed.
         mean: of the images' normalisation, `(1,)` or `(C,)`, for plots; None where there is none.
         std: the same.
     """

@@ -118,7 +118,7 @@ class SaliencyPatchMix(nn.Module):
             at least 2.
         alpha: upper bound of the own image's ratio, in [0, 1] (no Beta parameter as in mixup).
         floor: lower bound of the own image's ratio, in [0, `alpha`]; equal to `alpha`, all patches
-            have that ratio.
+            have that ratio, and no map is computed.
         normalize: how an image's patch scores are brought to [0, 1]: `"min_max"` stretches them
             (the papers'), `"soft_threshold"` divides them more clearly into salient and not.
         jitter: standard deviation of the noise on patch scores, in units of the standard
@@ -379,6 +379,8 @@ class SaliencyPatchMix(nn.Module):
         """Ask the provider for maps `(B,H,W)`, or one of our own for coarser ones `(B,h,w)`."""
         provider: Any = self.saliency
         _checks.require_model(provider, model)
+        if self.floor == self.alpha:  # a uniform ratio, whatever the map
+            return torch.ones((len(images), 1, 1), dtype=torch.float32, device=images.device)
         # Our own take any dtype, and convert no more of the images than they need. Not a class that
         # a user derived from one: what it overrides is to be called.
         if type(provider) in LOW_RES:

@@ -184,11 +184,24 @@ class TestPartnerAndSaliencyGiven:
         mixer = SaliencyPatchMix(num_classes=3, patch_size=4)
         clean = mixer.plan(images, labels, saliency=maps, partner=partner).ratios
         maps[4, 3, 3], maps[4, 9, 9] = float("nan"), float("inf")
-        broken = mixer.plan(images, labels, saliency=maps, partner=partner).ratios
+        with pytest.warns(UserWarning, match="the given maps hold NaN or infinity"):
+            broken = mixer.plan(images, labels, saliency=maps, partner=partner).ratios
         assert bool(broken.isfinite().all())
         touched = [3, 4]  # sample 4 itself, and sample 3, whose partner it is
         others = [i for i in range(9) if i not in touched]
         assert torch.equal(clean[others], broken[others])
+
+    def test_a_uniform_ratio_needs_no_map(self, batch):
+        def refused(images, labels, model):
+            raise AssertionError("a map was asked for")
+
+        settings = {"num_classes": 3, "floor": 0.7, "alpha": 0.7, "p": 1.0, "patch_size": 4}
+        plan = SaliencyPatchMix(saliency=refused, **settings).plan(*batch)
+        assert plan.ratios.shape == (9, 5, 7)
+        assert (plan.ratios == 0.7).all()
+        assert (plan.saliency == 1).all()
+        with pytest.raises(ValueError, match="`model`"):
+            SaliencyPatchMix(saliency="grad_cam", **settings).plan(*batch)
 
     def test_huge_maps_do_not_overflow(self, batch):
         images, labels = batch
