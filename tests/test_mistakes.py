@@ -235,13 +235,13 @@ class TestPlacesInTuples:
         "other",
         [["a"] * 8, torch.rand(8), torch.rand(8, 5), torch.ones(8).bool(), torch.arange(3), None],
     )
-    def test_a_scalar_for_images_is_refused(self):
-        with pytest.raises(ValueError, match=r"`images` to have shape .*, but got shape \(\)"):
-            SaliencyPatchMix(num_classes=3)((torch.tensor(1.0), self.labels))
-
     def test_other_items_pass(self, other):
         out = SaliencyPatchMix(num_classes=3)((self.images, self.labels, other))
         assert out[2] is other
+
+    def test_a_scalar_for_images_is_refused(self):
+        with pytest.raises(ValueError, match=r"`images` to have shape .*, but got shape \(\)"):
+            SaliencyPatchMix(num_classes=3)((torch.tensor(1.0), self.labels))
 
     @pytest.mark.parametrize(
         ("keys", "text"),
