@@ -144,12 +144,23 @@ def chosen(parts: Collection[str]) -> list[Entry]:
     return [entry for entry in ENTRIES if entry.part in parts and entry.installed]
 
 
-def speed(parts: list[str], size: int, side: int, rounds: int, device: str) -> dict[str, Any]:
-    """Time the entries of some parts on one batch, and check our output."""
+def speed(
+    parts: list[str],
+    size: int,
+    side: int,
+    rounds: int,
+    device: str,
+    names: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Time the entries of some parts, or the named of them, on one batch; check our output."""
     seed()
     batch = Batch(size, side, device)
     checked = check(batch)
-    works = {entry.name: (batch.restore, entry.make(batch)) for entry in chosen(parts)}
+    works = {
+        entry.name: (batch.restore, entry.make(batch))
+        for entry in chosen(parts)
+        if names is None or entry.name in names
+    }
     return {
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
         "checked": checked,
