@@ -39,6 +39,7 @@ OF_ALL = (
     "growth",
     "compiled",
     "formats",
+    "loader",
     "sampler",
 )
 PARTS = (*OF_ALL, "busy")  # which loads the machine, so only where it is asked for
@@ -172,6 +173,15 @@ def measure(options: argparse.Namespace) -> None:
     if "formats" in options.only:
         size, side = first
         note("formats", both(parts.formats, size=size, side=side, rounds=rounds))
+    if "loader" in options.only:
+        size, side = first
+        found = {
+            allocator: parts.in_child(
+                parts.loader, allocator, size=size, side=side, rounds=rounds_at(size, side, rounds)
+            )
+            for allocator in parts.ALLOCATORS
+        }
+        note("loader", {"size": options.sizes[0], **found})
     if "sampler" in options.only:
         found = parts.in_child(
             parts.sampler, "default", samples=EPOCH_SAMPLES, batch_size=EPOCH_BATCH

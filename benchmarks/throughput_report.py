@@ -145,6 +145,12 @@ PAIRS = (
         "models",
     ),
 )
+LOADER = Pair(
+    "decode, crop and mix / decode and crop",
+    "spmix SaliencyPatchMixCollate",
+    "torch default_collate",
+    (1.6, 1.6),
+)
 FIXED_COST = tuple(
     Pair(
         f"mixer, {saliency} / torchvision `v2.MixUp`, 2 images of 32 pixels",
@@ -404,6 +410,12 @@ def sampler_text(found: Mapping[str, Any]) -> list[str]:
     return section("Pair sampler", [text])
 
 
+def loader_table(found: Mapping[str, Any]) -> list[str]:
+    """Compare batches of a loader's worker with and without mixing."""
+    title = f"A batch from JPEG files in a loader's worker of one thread, {found['size']}"
+    return section(title, pairs_table([LOADER], found))
+
+
 def busy_table(busy: Mapping[str, Any]) -> list[str]:
     """Compare mixers beside a busy process on every core."""
     title = f"Beside a busy process on each of {len(busy['cores'])} cores, {busy['size']}"
@@ -416,6 +428,7 @@ OPTIONAL_TABLES = {
     "compiled": compiled_table,
     "formats": formats_table,
     "sampler": sampler_text,
+    "loader": loader_table,
     "busy": busy_table,
 }
 

@@ -15,9 +15,17 @@ import torch
 pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 
-from benchmarks import peers, throughput, throughput_parts, throughput_report
+from benchmarks import loading, peers, throughput, throughput_parts, throughput_report
 from benchmarks.busy import busy_cores
-from benchmarks.throughput_report import ALLOCATORS, BUSY, FIXED_COST, FIXED_COST_SIZE, GROWN, PAIRS
+from benchmarks.throughput_report import (
+    ALLOCATORS,
+    BUSY,
+    FIXED_COST,
+    FIXED_COST_SIZE,
+    GROWN,
+    LOADER,
+    PAIRS,
+)
 from spmix_aug import MixPlan
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "throughput.json"
@@ -184,6 +192,42 @@ def test_a_tiny_run_measures_mixes_and_saliency(monkeypatch, tmp_path):
     assert out.with_suffix(".png").stat().st_size > 10_000
     throughput.main(["--out", str(out), "--render"])
     assert out.with_suffix(".md").read_text() == text
+
+
+def test_a_tiny_run_of_a_loader(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        throughput_parts,
+        "in_child",
+        lambda function, allocator, **arguments: function(**arguments),
+    )
+    threads = torch.get_num_threads()
+    out = tmp_path / "throughput"
+    throughput.main(["--out", str(out), "--sizes", "3x32", "--rounds", "2", "--only", "loader"])
+    found = json.loads(out.with_suffix(".json").read_text())["loader"]
+    assert found["size"] == "3x32"
+    for allocator in ALLOCATORS:
+        assert set(found[allocator]["ms"]) == {LOADER.ours, LOADER.theirs}
+        assert_times(found[allocator]["ms"], rounds=8)
+        bits = 8 * found[allocator]["file_bytes"] / (3 * 600 * 450)
+        assert 2 < bits < 4  # as photos have
+    text = out.with_suffix(".md").read_text()
+    assert "in a loader's worker of one thread, 3x32" in text
+    assert f"| {LOADER.what} | " in text
+    assert torch.get_num_threads() == threads
+
+
+def test_both_collates_get_the_same_crops():
+    with loading.photos(3, (60, 80)) as paths:
+        batches = []
+        for work in loading.new_works(paths, 32).values():
+            throughput_parts.seed()
+            batches.append(work()[0])
+    assert not paths[0].exists()
+    plain, mixed = batches
+    assert plain.shape == mixed.shape == (3, 3, 32, 32)
+    first = mixed[0] - plain[0]  # the only one of its class mixes with one of the others
+    assert float(first.abs().max()) > 0
+    assert float((mixed - plain).abs().mean()) < float((plain.roll(1, 0) - plain).abs().mean())
 
 
 def test_a_tiny_run_beside_a_load(monkeypatch, tmp_path):
