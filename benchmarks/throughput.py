@@ -2,6 +2,7 @@
 
     python -m benchmarks.throughput --out benchmarks/results/throughput
     python -m benchmarks.throughput --out OUT --only mix saliency --sizes 64x224 --rounds 12
+    python -m benchmarks.throughput --out OUT --only busy
     python -m benchmarks.throughput --out benchmarks/results/throughput --render
 
 benchmarks/README.md says what is measured.
@@ -15,13 +16,33 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import throughput_parts as parts
-from benchmarks.throughput_report import FIXED_COST, FIXED_COST_SIZE, chart, fit_growth, table
+from benchmarks.busy import busy_cores
+from benchmarks.throughput_report import (
+    BUSY,
+    FIXED_COST_SIZE,
+    GROWN,
+    chart,
+    entries_of,
+    fit_growth,
+    table,
+)
 from examples.isic2018.files import write_text, write_whole
 from examples.isic2018.origin import commit
 
 SIZES = ("64x224", "2x32", "16x224", "64x64", "256x224", "64x512")  # the first is the targets'
 ON_BATCHES = ("mix", "saliency", "tokens", "collate")
-PARTS = (*ON_BATCHES, "models", "memory", "stages", "growth", "compiled", "formats", "sampler")
+OF_ALL = (
+    *ON_BATCHES,
+    "models",
+    "memory",
+    "stages",
+    "growth",
+    "compiled",
+    "formats",
+    "loader",
+    "sampler",
+)
+PARTS = (*OF_ALL, "busy")  # which loads the machine, so only where it is asked for
 GROWTH = {
     "batch": [(size, 64) for size in (16, 32, 64, 128, 256, 512, 1024)],
     "pixels": [(16, side) for side in (32, 64, 128, 256, 512)],
@@ -127,7 +148,7 @@ def measure(options: argparse.Namespace) -> None:
         grown: dict[str, dict[str, Any]] = {}
         for along, sizes in GROWTH.items():
             amounts = [size if along == "batch" else side**2 for size, side in sizes]
-            for name in (FIXED_COST.ours, FIXED_COST.theirs):
+            for name in entries_of([GROWN]):
                 times = parts.in_child(
                     parts.growth,
                     "no page faults",
@@ -152,11 +173,32 @@ def measure(options: argparse.Namespace) -> None:
     if "formats" in options.only:
         size, side = first
         note("formats", both(parts.formats, size=size, side=side, rounds=rounds))
+    if "loader" in options.only:
+        size, side = first
+        found = {
+            allocator: parts.in_child(
+                parts.loader, allocator, size=size, side=side, rounds=rounds_at(size, side, rounds)
+            )
+            for allocator in parts.ALLOCATORS
+        }
+        note("loader", {"size": options.sizes[0], **found})
     if "sampler" in options.only:
         found = parts.in_child(
             parts.sampler, "default", samples=EPOCH_SAMPLES, batch_size=EPOCH_BATCH
         )
         note("sampler", found)
+    if "busy" in options.only:
+        size, side = first
+        with busy_cores() as cores:
+            found = both(
+                parts.speed,
+                parts=["mix"],
+                names=entries_of(BUSY),
+                size=size,
+                side=side,
+                rounds=rounds,
+            )
+        note("busy", {"size": options.sizes[0], "cores": cores, **found})
 
 
 def render(out: Path) -> None:
@@ -176,13 +218,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="path of the results, no suffix")
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="images x pixels a side")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=OF_ALL, help="parts to measure")
+    parser.add_argument("--busy", action="store_true", help="also beside a load on every core")
     parser.add_argument("--rounds", type=int, default=20, help="that count, at 64x224")
     parser.add_argument("--model-batch", type=int, default=16, help="images that models get")
     parser.add_argument("--model-rounds", type=int, default=8, help="that count, of models")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--render", action="store_true", help="only make table and chart anew")
     options = parser.parse_args(arguments)
+    if options.busy:
+        options.only = [*options.only, "busy"]
     if not options.render:
         measure(options)
     render(options.out)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.loading import new_works, photos
 from benchmarks.peers import (
     ENTRIES,
     Batch,
@@ -144,12 +145,23 @@ def chosen(parts: Collection[str]) -> list[Entry]:
     return [entry for entry in ENTRIES if entry.part in parts and entry.installed]
 
 
-def speed(parts: list[str], size: int, side: int, rounds: int, device: str) -> dict[str, Any]:
-    """Time the entries of some parts on one batch, and check our output."""
+def speed(
+    parts: list[str],
+    size: int,
+    side: int,
+    rounds: int,
+    device: str,
+    names: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Time the entries of some parts, or the named of them, on one batch; check our output."""
     seed()
     batch = Batch(size, side, device)
     checked = check(batch)
-    works = {entry.name: (batch.restore, entry.make(batch)) for entry in chosen(parts)}
+    works = {
+        entry.name: (batch.restore, entry.make(batch))
+        for entry in chosen(parts)
+        if names is None or entry.name in names
+    }
     return {
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
         "checked": checked,
@@ -342,6 +354,20 @@ def sampler(samples: int, batch_size: int) -> dict[str, float]:
         "peak_extra_bytes": peak,
         "labels_bytes": labels.nbytes,
     }
+
+
+def loader(size: int, side: int, rounds: int) -> dict[str, Any]:
+    """Time what a loader's worker does for a batch, with and without mixing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker
+    try:
+        with photos(size) as paths:
+            # Seeded before each call, so that both crop the same.
+            works = {name: (seed, work) for name, work in new_works(paths, side).items()}
+            file_bytes = sum(path.stat().st_size for path in paths)
+            return {"file_bytes": file_bytes, "ms": interleave(works, rounds, "cpu")}
+    finally:
+        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

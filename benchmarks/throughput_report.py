@@ -1,6 +1,6 @@
 """The table and the chart of the throughput benchmark, from its JSON alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +26,22 @@ class Pair(NamedTuple):
 
 PAIRS = (
     Pair(
+        "mixer, border contrast (the default), new output / torchvision `v2.MixUp`",
+        "spmix border contrast",
+        "torchvision v2.MixUp",
+        (1.4, 0.8),
+    ),
+    Pair(
+        "mixer, uniform ratio, new output / torchvision `v2.MixUp`",
+        "spmix uniform ratio",
+        "torchvision v2.MixUp",
+        (0.9, 0.6),
+    ),
+    Pair(
         "mixer, spectral residual, new output / torchvision `v2.MixUp`",
         "spmix spectral residual",
         "torchvision v2.MixUp",
-        (1.2, 0.8),
+        (1.3, 0.8),
     ),
     Pair(
         "the same with p=0.5",
@@ -66,6 +78,12 @@ PAIRS = (
         "spmix maps: spectral residual",
         "OpenCV StaticSaliencySpectralResidual, looped",
         (0.6, 0.8),
+    ),
+    Pair(
+        "maps, border contrast / OpenCV's spectral residual, looped",
+        "spmix maps: border contrast",
+        "OpenCV StaticSaliencySpectralResidual, looped",
+        (1.2, 1.2),
     ),
     Pair(
         "maps, fine-grained / OpenCV's, looped",
@@ -127,13 +145,37 @@ PAIRS = (
         "models",
     ),
 )
-FIXED_COST = Pair(
-    "mixer, spectral residual / torchvision `v2.MixUp`, 2 images of 32 pixels",
-    "spmix spectral residual",
-    "torchvision v2.MixUp",
-    (3.0, 3.0),
+LOADER = Pair(
+    "decode, crop and mix / decode and crop",
+    "spmix SaliencyPatchMixCollate",
+    "torch default_collate",
+    (1.6, 1.6),
+)
+FIXED_COST = tuple(
+    Pair(
+        f"mixer, {saliency} / torchvision `v2.MixUp`, 2 images of 32 pixels",
+        f"spmix {saliency}",
+        "torchvision v2.MixUp",
+        (4.0, 4.0),
+    )
+    for saliency in ("border contrast", "spectral residual")
 )
 FIXED_COST_SIZE = "2x32"
+GROWN = FIXED_COST[1]  # whose growth is fitted
+BUSY = tuple(
+    Pair(
+        f"mixer, {saliency} / torchvision `v2.MixUp`",
+        f"spmix {saliency}",
+        "torchvision v2.MixUp",
+        (2.0, 2.0),
+    )
+    for saliency in ("border contrast", "spectral residual", "uniform ratio")
+)
+
+
+def entries_of(pairs: Iterable[Pair]) -> list[str]:
+    """List the entries that pairs compare, each once."""
+    return list(dict.fromkeys(name for pair in pairs for name in (pair.ours, pair.theirs)))
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -261,7 +303,7 @@ def table(result: Mapping[str, Any]) -> str:
         lines += section(f"Against the peers, {models['size']}", pairs_table(of_models, models))
     if FIXED_COST_SIZE in result["speed"]:
         found = result["speed"][FIXED_COST_SIZE]
-        lines += section("Cost of a call", pairs_table([FIXED_COST], found))
+        lines += section("Cost of a call", pairs_table(FIXED_COST, found))
     groups = {part: names for part, names in result["parts"].items() if part != "models"}
     for number, (size, found) in enumerate(result["speed"].items()):
         of_size = peaks if number == 0 else {}  # measured at the first size alone
@@ -368,12 +410,26 @@ def sampler_text(found: Mapping[str, Any]) -> list[str]:
     return section("Pair sampler", [text])
 
 
+def loader_table(found: Mapping[str, Any]) -> list[str]:
+    """Compare batches of a loader's worker with and without mixing."""
+    title = f"A batch from JPEG files in a loader's worker of one thread, {found['size']}"
+    return section(title, pairs_table([LOADER], found))
+
+
+def busy_table(busy: Mapping[str, Any]) -> list[str]:
+    """Compare mixers beside a busy process on every core."""
+    title = f"Beside a busy process on each of {len(busy['cores'])} cores, {busy['size']}"
+    return section(title, pairs_table(BUSY, busy))
+
+
 OPTIONAL_TABLES = {
     "stages": stages_table,
     "growth": growth_table,
     "compiled": compiled_table,
     "formats": formats_table,
     "sampler": sampler_text,
+    "loader": loader_table,
+    "busy": busy_table,
 }
 
 

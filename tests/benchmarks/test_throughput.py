@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +15,17 @@ import torch
 pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 
-from benchmarks import peers, throughput, throughput_parts, throughput_report
-from benchmarks.throughput_report import ALLOCATORS, FIXED_COST, FIXED_COST_SIZE, PAIRS
+from benchmarks import loading, peers, throughput, throughput_parts, throughput_report
+from benchmarks.busy import busy_cores
+from benchmarks.throughput_report import (
+    ALLOCATORS,
+    BUSY,
+    FIXED_COST,
+    FIXED_COST_SIZE,
+    GROWN,
+    LOADER,
+    PAIRS,
+)
 from spmix_aug import MixPlan
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "throughput.json"
@@ -43,10 +56,10 @@ def test_results_tell_where_they_come_from(committed):
     assert set(committed["allocators"]) == set(ALLOCATORS)
 
 
-@pytest.mark.parametrize("pair", [*PAIRS, FIXED_COST], ids=lambda pair: pair.what)
+@pytest.mark.parametrize("pair", [*PAIRS, *FIXED_COST], ids=lambda pair: pair.what)
 @pytest.mark.parametrize("allocator", ALLOCATORS)
 def test_results_have_every_pair(committed, pair, allocator):
-    size = FIXED_COST_SIZE if pair is FIXED_COST else TARGET_SIZE
+    size = FIXED_COST_SIZE if pair in FIXED_COST else TARGET_SIZE
     found = committed["models"] if pair.part == "models" else committed["speed"][size]
     ms = found[allocator]["ms"]
     assert len(ms[pair.ours]) == len(ms[pair.theirs]) > 1
@@ -90,7 +103,7 @@ def test_the_table_is_made_from_the_results(committed):
 def test_pairs_name_entries():
     names = {(entry.part == "models", entry.name) for entry in peers.ENTRIES}
     assert len(names) == len(peers.ENTRIES)
-    for pair in [*PAIRS, FIXED_COST]:
+    for pair in [*PAIRS, *FIXED_COST]:
         assert {(pair.part == "models", pair.ours), (pair.part == "models", pair.theirs)} <= names
         assert pair.ours.startswith(throughput_report.OURS)
 
@@ -181,13 +194,123 @@ def test_a_tiny_run_measures_mixes_and_saliency(monkeypatch, tmp_path):
     assert out.with_suffix(".md").read_text() == text
 
 
+def test_a_tiny_run_of_a_loader(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        throughput_parts,
+        "in_child",
+        lambda function, allocator, **arguments: function(**arguments),
+    )
+    threads = torch.get_num_threads()
+    out = tmp_path / "throughput"
+    throughput.main(["--out", str(out), "--sizes", "3x32", "--rounds", "2", "--only", "loader"])
+    found = json.loads(out.with_suffix(".json").read_text())["loader"]
+    assert found["size"] == "3x32"
+    for allocator in ALLOCATORS:
+        assert set(found[allocator]["ms"]) == {LOADER.ours, LOADER.theirs}
+        assert_times(found[allocator]["ms"], rounds=8)
+        bits = 8 * found[allocator]["file_bytes"] / (3 * 600 * 450)
+        assert 2 < bits < 4  # as photos have
+    text = out.with_suffix(".md").read_text()
+    assert "in a loader's worker of one thread, 3x32" in text
+    assert f"| {LOADER.what} | " in text
+    assert torch.get_num_threads() == threads
+
+
+def test_both_collates_get_the_same_crops():
+    with loading.photos(3, (60, 80)) as paths:
+        batches = []
+        for work in loading.new_works(paths, 32).values():
+            throughput_parts.seed()
+            batches.append(work()[0])
+    assert not paths[0].exists()
+    plain, mixed = batches
+    assert plain.shape == mixed.shape == (3, 3, 32, 32)
+    first = mixed[0] - plain[0]  # the only one of its class mixes with one of the others
+    assert float(first.abs().max()) > 0
+    assert float((mixed - plain).abs().mean()) < float((plain.roll(1, 0) - plain).abs().mean())
+
+
+def test_a_tiny_run_beside_a_load(monkeypatch, tmp_path):
+    loads = []
+
+    def in_this_process(function, allocator, **arguments):
+        if function is throughput_parts.speed:
+            loads.append(children_of(os.getpid()))
+        return function(**arguments)
+
+    monkeypatch.setattr(throughput_parts, "in_child", in_this_process)
+    out = tmp_path / "throughput"
+    throughput.main(["--out", str(out), "--sizes", "2x32", "--rounds", "2", "--only", "busy"])
+    result = json.loads(out.with_suffix(".json").read_text())
+    assert result["busy"]["size"] == "2x32"
+    assert result["busy"]["cores"] == sorted(os.sched_getaffinity(0))
+    for allocator, load in zip(ALLOCATORS, loads, strict=True):
+        assert_times(result["busy"][allocator]["ms"], rounds=2)
+        assert set(result["busy"][allocator]["ms"]) == set(throughput_report.entries_of(BUSY))
+        assert len(load) >= len(result["busy"]["cores"])
+    assert not loads[0] & children_of(os.getpid())
+    text = out.with_suffix(".md").read_text()
+    assert "## Beside a busy process on each of " in text
+    assert all(f"| {pair.what} | " in text for pair in BUSY)
+
+
+def running():
+    """Find the processes that run, by /proc, and their parents."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent, *_ = path.read_text().rpartition(")")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+        if state != "Z":
+            found[int(path.parent.name)] = int(parent)
+    return found
+
+
+def children_of(parent):
+    return {process for process, of in running().items() if of == parent}
+
+
+def test_a_load_ends_with_a_parent_that_is_killed():
+    code = (
+        "import time\nfrom benchmarks.busy import busy_cores\n"
+        "with busy_cores(60): print('busy', flush=True); time.sleep(60)"
+    )
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=root) as parent:
+        assert parent.stdout.readline() == b"busy\n"
+        load = children_of(parent.pid)
+        affinities = [os.sched_getaffinity(process) for process in load]
+        parent.kill()
+    assert sorted(affinities, key=min) == [{core} for core in sorted(os.sched_getaffinity(0))]
+    ends = time.monotonic() + 20
+    while load & running().keys():
+        assert time.monotonic() < ends, "the load outlives its parent"
+        time.sleep(0.05)
+
+
+def test_a_load_that_ends_too_early_is_told():
+    with pytest.raises(RuntimeError, match=r"load to last .* it ends after 0.1 s"), busy_cores(0.1):
+        time.sleep(2)
+
+
+def test_the_load_is_measured_where_it_is_asked_for(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(throughput, "measure", lambda options: asked.append(options.only))
+    monkeypatch.setattr(throughput, "render", lambda out: None)
+    for more in ([], ["--busy"], ["--only", "mix", "--busy"]):
+        throughput.main(["--out", str(tmp_path / "out"), *more])
+    assert ["busy" in only for only in asked] == [False, True, True]
+    assert asked[2] == ["mix", "busy"]
+
+
 def test_memory_sampler_and_growth_are_measured():
     peak = throughput_parts.memory("spmix plan given", "mix", size=8, side=64, device="cpu")
     assert peak < 64e6
     found = throughput_parts.sampler(samples=10_000, batch_size=64)
     assert found["drawn"] == 64 * math.ceil(10_000 / 32)
     assert found["epoch_s"] > 0
-    times = throughput_parts.growth(FIXED_COST.theirs, [(2, 16), (2, 32)], 2, "cpu")
+    times = throughput_parts.growth(GROWN.theirs, [(2, 16), (2, 32)], 2, "cpu")
     assert_times(times, rounds=2)
     assert set(times) == {"2x16", "2x32"}
     assert_times(throughput_parts.stages(size=2, side=32, rounds=2, device="cpu"), rounds=2)
