@@ -13,7 +13,7 @@ DEMO_INSTALLED := $(VENV)/.installed-examples
 # OpenMP threads that spin while they wait can slow training on a few cores down by 5 to 15 times.
 export GOMP_SPINCOUNT := 5000
 
-.PHONY: help demo bench docs notebook lesion-focus test test-benchmarks test-slow test-integrations lint wheel \
+.PHONY: help demo bench gpu docs notebook lesion-focus test test-benchmarks test-slow test-integrations lint wheel \
 	clean
 .DELETE_ON_ERROR:
 
@@ -47,6 +47,12 @@ demo: $(DEMO_INSTALLED)  ## show what guided mixing is for: synthetic lesions, t
 
 bench: $(BENCH_INSTALLED)  ## measure throughput against the peers: table and chart; no other load
 	$(BENCH)/bin/python -m benchmarks.throughput --out benchmarks/results/throughput $(ARGS)
+
+# On a bare machine without network, so by the Python that has torch there, in no environment of ours.
+gpu:  ## test and measure on a GPU; WHEELS=folder of what its Python lacks; OUT=path, no suffix
+	test -z "$(WHEELS)" || $(PYTHON) -m pip install --disable-pip-version-check \
+		--no-index --find-links "$(WHEELS)" "$(WHEELS)"/*.whl
+	$(PYTHON) -m benchmarks.gpu --out $(or $(OUT),benchmarks/results/gpu) $(ARGS)
 
 lesion-focus: $(INSTALLED)  ## measure how well saliency finds lesions; give DATA=folder
 	@test -n "$(DATA)" || { echo "name the images: make lesion-focus DATA=folder"; exit 1; }

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.loading import new_works, photos
 from benchmarks.peers import (
     ENTRIES,
     Batch,
@@ -67,8 +66,16 @@ FORMATS = {
 }
 
 
-def in_child(function: Callable[..., Any], allocator: str, **arguments: Any) -> Any:
-    """Call a function of this module in a fresh process under an allocator setting."""
+def in_child(
+    function: Callable[..., Any], allocator: str, limit_s: float | None = None, **arguments: Any
+) -> Any:
+    """Call a function in a fresh process under an allocator setting.
+
+    Its module calls `answer` where it is run.
+
+    Raises:
+        subprocess.TimeoutExpired: if it takes longer than `limit_s`.
+    """
     environment = {**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT}
     environment.pop("GLIBC_TUNABLES", None)
     if ALLOCATORS[allocator] is not None:
@@ -76,14 +83,21 @@ def in_child(function: Callable[..., Any], allocator: str, **arguments: Any) -> 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         subprocess.run(
-            [sys.executable, "-m", __name__, function.__name__, str(out)],
+            [sys.executable, "-m", function.__module__, function.__name__, str(out)],
             input=json.dumps(arguments),
             text=True,
             env=environment,
             cwd=Path(__file__).parents[1],
+            timeout=limit_s,
             check=True,
         )
         return json.loads(out.read_text())
+
+
+def answer(functions: Mapping[str, Any]) -> None:
+    """Call the function that `in_child` asked for, by its name."""
+    name, out = sys.argv[1:]
+    Path(out).write_text(json.dumps(functions[name](**json.load(sys.stdin))))
 
 
 def milliseconds(work: Call, device: str) -> float:
@@ -358,6 +372,8 @@ def sampler(samples: int, batch_size: int) -> dict[str, float]:
 
 def loader(size: int, side: int, rounds: int) -> dict[str, Any]:
     """Time what a loader's worker does for a batch, with and without mixing."""
+    from benchmarks.loading import new_works, photos  # Pillow is not everywhere
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker
     try:
@@ -371,5 +387,4 @@ def loader(size: int, side: int, rounds: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    function, out = sys.argv[1:]
-    Path(out).write_text(json.dumps(globals()[function](**json.load(sys.stdin))))
+    answer(globals())

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 ALLOCATORS = ("no page faults", "default")
 BOOTSTRAPS = 100
@@ -435,6 +434,8 @@ OPTIONAL_TABLES = {
 
 def chart(result: Mapping[str, Any], path: Path) -> None:
     """Draw milliseconds a batch of every entry as bars, ours apart from the peers'."""
+    from matplotlib.figure import Figure  # the tables alone do without
+
     size, found = next(iter(result["speed"].items()))
     names, places = [], []
     for part, of_part in result["parts"].items():

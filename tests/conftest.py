@@ -1,4 +1,8 @@
-"""Shared settings: hypothesis without deadlines, one seed a test, GPU tests only with a GPU."""
+"""Shared settings: hypothesis without deadlines, one seed a test, GPU tests only with a GPU.
+
+`pytest --device cuda -m cuda` runs all that a GPU has to show: its own tests, and those that take
+the fixture `device`.
+"""
 
 import pytest
 import torch
@@ -22,9 +26,26 @@ def batch():
     return images, torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2])
 
 
-def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available():
-        return
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="where tests run that take a device")
+
+
+def pytest_configure(config):
+    if torch.device(config.getoption("--device")).type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # of convolutions, ten bits are no oracle
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """The device of `--device`, as tensors there name it."""
+    return torch.empty(0, device=request.config.getoption("--device")).device
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
+def pytest_collection_modifyitems(config, items):
+    on_gpu = torch.device(config.getoption("--device")).type == "cuda"
     for item in items:
-        if item.get_closest_marker("cuda"):
+        if on_gpu and "device" in getattr(item, "fixturenames", ()):
+            item.add_marker("cuda")
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -36,6 +36,32 @@ def test_mixing_neither_syncs_nor_mixes_devices(options):
 
 
 @pytest.mark.cuda
+@pytest.mark.parametrize("pairing", ["relative", "any"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"saliency": "spectral_residual"},
+        {"saliency": "fine_grained", "target": "ratio"},
+        {"normalize": "soft_threshold", "jitter": 0.1},
+        {"floor": 0.8, "alpha": 0.8},
+    ],
+)
+def test_a_gpu_plans_what_the_cpu_plans(settings, pairing):
+    images, labels = torch.rand(64, 3, 96, 112), torch.arange(64) % 3
+    plans = []
+    for device in ("cpu", "cuda"):
+        mixer = SaliencyPatchMix(
+            num_classes=3, pairing=pairing, generator=torch.Generator().manual_seed(0), **settings
+        )
+        plans.append(mixer.plan(images.to(device), labels.to(device)).to("cpu"))
+    one, other = plans
+    assert torch.equal(one.partner, other.partner)
+    torch.testing.assert_close(one.ratios, other.ratios, rtol=0, atol=1e-4)
+    torch.testing.assert_close(one.targets, other.targets, rtol=0, atol=1e-4)
+
+
+@pytest.mark.cuda
 @pytest.mark.parametrize("saliency", ["spectral_residual", "fine_grained", "border_contrast"])
 def test_a_gpu_mixes_like_the_cpu_and_does_not_wait(saliency):
     images, labels = torch.rand(8, 3, 64, 64), torch.arange(8) % 3

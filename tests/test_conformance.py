@@ -142,7 +142,7 @@ def can_be_broken(case):
 class Given:
     """A case's images, labels, model and transform."""
 
-    def __init__(self, case, seed=0):
+    def __init__(self, case, device, seed=0):
         torch.manual_seed(seed)
         self.case = case
         batch, channels, (height, width) = case["batch"], case["channels"], case["size"]
@@ -153,14 +153,14 @@ class Given:
             images = (images * 255).round()
         elif case["normalized"]:
             images = (images - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
-        self.images = self._laid_out(images.to(case["dtype"]))
-        self.labels = self._labels(torch.randint(4, (batch,)), case["labels"])
-        self.model = Classifier(channels) if has_model(case) else None
+        self.images = self._laid_out(images.to(device, case["dtype"]))
+        self.labels = self._labels(torch.randint(4, (batch,)), case["labels"]).to(device)
+        self.model = Classifier(channels).to(device) if has_model(case) else None
         self.kwargs = {}
         if case["saliency"] == "given":
-            self.kwargs["saliency"] = torch.rand(batch, height, width)
+            self.kwargs["saliency"] = torch.rand(batch, height, width).to(device)
         if case["pairing"] == "given":
-            self.kwargs["partner"] = torch.randint(max(batch, 1), (batch,))
+            self.kwargs["partner"] = torch.randint(max(batch, 1), (batch,)).to(device)
         self.generator = torch.Generator().manual_seed(seed)
 
     def _laid_out(self, images):
@@ -211,8 +211,8 @@ def slow_target(plan, rows, patch_size, row):
     return share * rows[row] + (1 - share) * rows[plan.partner[row]]
 
 
-def check_inputs_and_outputs(case):
-    given = Given(case)
+def check_inputs_and_outputs(case, device):
+    given = Given(case, device)
     before, labels = given.images.clone(), given.labels.clone()
     layout = given.images.stride(), given.images.data_ptr()
     if case["dtype"] != torch.uint8 and not case["inplace"]:
@@ -232,8 +232,8 @@ def check_inputs_and_outputs(case):
         assert mixed.is_contiguous()
 
 
-def check_the_model(case):
-    given = Given(case)
+def check_the_model(case, device):
+    given = Given(case, device)
     for training in (True, False):
         given.model.train(training)
         before = snapshot_of_a_model(given.model)
@@ -241,10 +241,10 @@ def check_the_model(case):
         assert before == snapshot_of_a_model(given.model)
 
 
-def check_samples_apart(case):
-    clean, broken = Given(case), Given(case)
+def check_samples_apart(case, device):
+    clean, broken = Given(case, device), Given(case, device)
     for given in (clean, broken):
-        given.kwargs["partner"] = (torch.arange(case["batch"]) + 1) % case["batch"]
+        given.kwargs["partner"] = torch.arange(case["batch"], device=device).roll(-1)
     broken.images[0] = float("nan")
     if case["batch"] > 2:
         broken.images[1, :, 0, 0] = float("inf")
@@ -258,8 +258,8 @@ def check_samples_apart(case):
     torch.testing.assert_close(others[apart], targets[apart], rtol=0, atol=0)
 
 
-def check_targets(case):
-    given, again = Given(case), Given(case)
+def check_targets(case, device):
+    given, again = Given(case, device), Given(case, device)
     rows = given.labels
     if not rows.is_floating_point():
         rows = nn.functional.one_hot(rows.flatten().long(), 4)
@@ -277,12 +277,12 @@ def check_targets(case):
         torch.testing.assert_close(targets[row].double(), expected, rtol=0, atol=3e-6)
 
 
-def check_pixels(case):
-    given, again = Given(case), Given(case)
+def check_pixels(case, device):
+    given, again = Given(case, device), Given(case, device)
     images = given.images.double()
     plan = given.plan()
     mixed, _ = again.mix()
-    passes = plan.partner == torch.arange(case["batch"])
+    passes = plan.partner == torch.arange(case["batch"], device=device)
     assert torch.equal(mixed[passes], given.images[passes])
     size = case["patch_size"]
     tolerance = {torch.uint8: 0.5001, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -297,8 +297,8 @@ def check_pixels(case):
         assert bool((allowed | passes[row]).all())
 
 
-def check_random_numbers(case):
-    first, second = Given(case), Given(case)
+def check_random_numbers(case, device):
+    first, second = Given(case, device), Given(case, device)
     if first.model is not None:
         first.model.train()
         second.model.load_state_dict(first.model.state_dict())
@@ -335,44 +335,44 @@ def over(applies=lambda case: True):
 
 
 @over()
-def test_inputs_are_kept_and_outputs_are_like_them(case):
-    check_inputs_and_outputs(case)
+def test_inputs_are_kept_and_outputs_are_like_them(case, device):
+    check_inputs_and_outputs(case, device)
 
 
 @over(has_model)
-def test_the_model_is_left_as_it_was(case):
-    check_the_model(case)
+def test_the_model_is_left_as_it_was(case, device):
+    check_the_model(case, device)
 
 
 @over(can_be_broken)
-def test_what_is_broken_stays_in_its_image(case):
-    check_samples_apart(case)
+def test_what_is_broken_stays_in_its_image(case, device):
+    check_samples_apart(case, device)
 
 
 @over()
-def test_targets_are_exact(case):
-    check_targets(case)
+def test_targets_are_exact(case, device):
+    check_targets(case, device)
 
 
 @over()
-def test_pixels_are_the_blend_of_the_plan(case):
-    check_pixels(case)
+def test_pixels_are_the_blend_of_the_plan(case, device):
+    check_pixels(case, device)
 
 
 @over()
-def test_one_seed_gives_one_result(case):
-    check_random_numbers(case)
+def test_one_seed_gives_one_result(case, device):
+    check_random_numbers(case, device)
 
 
 @pytest.mark.slow
-def test_a_random_walk_through_all_cases():
+def test_a_random_walk_through_all_cases(device):
     for case in random_cases(1000, seed=0):
         print(case)  # shown when it fails
-        check_inputs_and_outputs(case)
-        check_targets(case)
-        check_pixels(case)
-        check_random_numbers(case)
+        check_inputs_and_outputs(case, device)
+        check_targets(case, device)
+        check_pixels(case, device)
+        check_random_numbers(case, device)
         if has_model(case):
-            check_the_model(case)
+            check_the_model(case, device)
         if can_be_broken(case):
-            check_samples_apart(case)
+            check_samples_apart(case, device)

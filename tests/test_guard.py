@@ -63,6 +63,7 @@ def snapshot(net):
     return (
         snapshot_of_a_model(net),
         torch.get_rng_state().tolist(),
+        torch.cuda.get_rng_state().tolist() if torch.cuda.is_available() else None,
         random.getstate(),
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
@@ -72,39 +73,43 @@ def snapshot(net):
 
 @PROVIDERS
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_as_found(provider, training):
-    net = model().train(training)
+def test_the_model_is_left_as_found(provider, training, device):
+    images, labels = IMAGES.to(device), LABELS.to(device)
+    net = model().to(device).train(training)
     net[2].training = False  # a batch norm frozen by the user
     net[6].weight.requires_grad = False
-    F.cross_entropy(net(IMAGES.clone()), LABELS).backward()  # gradients being accumulated
+    F.cross_entropy(net(images.clone()), labels).backward()  # gradients being accumulated
     net[1].bias.grad = None
     before = snapshot(net)
-    provider(IMAGES, LABELS, net)
+    provider(images, labels, net)
     assert snapshot(net) == before
 
 
 @PROVIDERS
-def test_the_model_is_left_as_found_when_it_raises(provider):
-    net = model(Breaking()).train()
+def test_the_model_is_left_as_found_when_it_raises(provider, device):
+    images, labels = IMAGES.to(device), LABELS.to(device)
+    net = model(Breaking()).to(device).train()
     before = snapshot(net)
     with pytest.raises(ValueError, match=r"`model` to run .* RuntimeError: broken layer"):
-        provider(IMAGES, LABELS, net)
+        provider(images, labels, net)
     assert snapshot(net) == before
 
 
 @PROVIDERS
-def test_the_maps_are_those_of_eval_mode(provider):
-    net = model().train()
-    in_training = provider(IMAGES, LABELS, net)
-    torch.testing.assert_close(in_training, provider(IMAGES, LABELS, net.eval()))
+def test_the_maps_are_those_of_eval_mode(provider, device):
+    images, labels = IMAGES.to(device), LABELS.to(device)
+    net = model().to(device).train()
+    in_training = provider(images, labels, net)
+    torch.testing.assert_close(in_training, provider(images, labels, net.eval()))
 
 
 @PROVIDERS
-def test_frozen_models_have_maps(provider):
-    net = model().eval()
-    expected = provider(IMAGES, LABELS, net)
+def test_frozen_models_have_maps(provider, device):
+    images, labels = IMAGES.to(device), LABELS.to(device)
+    net = model().to(device).eval()
+    expected = provider(images, labels, net)
     net.requires_grad_(False)
-    torch.testing.assert_close(provider(IMAGES, LABELS, net), expected)
+    torch.testing.assert_close(provider(images, labels, net), expected)
 
 
 @PROVIDERS
@@ -127,10 +132,11 @@ def test_maps_are_the_same_in_every_context(provider, context):
 
 
 @PROVIDERS
-def test_images_in_half_precision_meet_a_float32_model(provider):
-    maps = provider(IMAGES.half(), LABELS, model())
+def test_images_in_half_precision_meet_a_float32_model(provider, device):
+    images, labels = IMAGES.to(device), LABELS.to(device)
+    maps = provider(images.half(), labels, model().to(device))
     assert maps.dtype == torch.float32
-    torch.testing.assert_close(maps, provider(IMAGES.half().float(), LABELS, model()))
+    torch.testing.assert_close(maps, provider(images.half().float(), labels, model().to(device)))
 
 
 @PROVIDERS

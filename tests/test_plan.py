@@ -16,7 +16,9 @@ from spmix_aug import MixPlan
 from spmix_aug.functional import blend, expand_to_pixels, patch_grid
 
 
-def make_plan(batch, size, patch_size, seed=0, ratios=None, partner=None, dtype=torch.float64):
+def make_plan(
+    batch, size, patch_size, seed=0, ratios=None, partner=None, dtype=torch.float64, device="cpu"
+):
     generator = torch.Generator().manual_seed(seed)
     if partner is None:
         partner = torch.randint(max(batch, 1), (batch,), generator=generator)
@@ -24,12 +26,12 @@ def make_plan(batch, size, patch_size, seed=0, ratios=None, partner=None, dtype=
         grid = patch_grid(size, patch_size)
         ratios = torch.rand(batch, *grid, generator=generator, dtype=dtype)
         ratios[partner == torch.arange(batch)] = 1
-    return MixPlan(partner, ratios, torch.ones(batch, 1), patch_size, size)
+    return MixPlan(partner, ratios, torch.ones(batch, 1), patch_size, size).to(device)
 
 
 @pytest.mark.parametrize("size", [(12, 20), (120, 130)])  # gathered, and one by one
-def test_images_are_blended_patch_by_patch(size):
-    plan, images = make_plan(4, size, 16), torch.rand(4, 3, *size)
+def test_images_are_blended_patch_by_patch(size, device):
+    plan, images = make_plan(4, size, 16, device=device), torch.rand(4, 3, *size, device=device)
     ratios = expand_to_pixels(plan.ratios, 16, size).unsqueeze(1)
     expected = blend(images, images[plan.partner], ratios)
     assert torch.equal(plan.images(images), expected)
@@ -89,11 +91,11 @@ def test_images_that_do_not_fit_are_refused(images, error, message):
 
 class TestTokens:
     @given(st.integers(0, 3), st.integers(1, 3), st.integers(0, 2), st.integers(0, 99))
-    def test_they_agree_with_a_slow_loop(self, batch, width, prefix, seed):
+    def test_they_agree_with_a_slow_loop(self, device, batch, width, prefix, seed):
         plan = make_plan(batch, (6, 9), 3, seed)
         tokens = torch.rand(batch, prefix + 6, width, dtype=torch.float64)
         expected = reference.blend_tokens(tokens, plan.partner, plan.ratios, prefix)
-        found = plan.tokens(tokens, prefix)
+        found = plan.to(device).tokens(tokens.to(device), prefix).cpu()
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
         assert torch.equal(found[:, :prefix], tokens[:, :prefix])
 
@@ -105,13 +107,13 @@ class TestTokens:
         st.integers(0, 99),
     )
     def test_mixing_behind_a_linear_patch_embedding_is_mixing_pixels(
-        self, rows, columns, patch_size, channels, seed
+        self, device, rows, columns, patch_size, channels, seed
     ):
         torch.manual_seed(seed)
         size = (rows * patch_size, columns * patch_size)
-        images = torch.rand(4, channels, *size)
-        embed = nn.Conv2d(channels, 5, patch_size, patch_size)
-        plan = make_plan(4, size, patch_size, seed)
+        images = torch.rand(4, channels, *size, device=device)
+        embed = nn.Conv2d(channels, 5, patch_size, patch_size, device=device)
+        plan = make_plan(4, size, patch_size, seed, device=device)
         with torch.no_grad():
             expected = embed(plan.images(images))
             features = embed(images)
@@ -132,26 +134,27 @@ class TestTokens:
         mixed = plan.tokens(torch.tensor([[[1.0]], [[0.0]]]))
         assert mixed.flatten().tolist() == pytest.approx([0.7, 0.0])
 
-    def test_memory_format_and_input_are_kept(self):
-        plan, maps = make_plan(4, (12, 20), 4), torch.rand(4, 3, 6, 10)
+    def test_memory_format_and_input_are_kept(self, device):
+        plan = make_plan(4, (12, 20), 4, device=device)
+        maps = torch.rand(4, 3, 6, 10, device=device)
         before = maps.clone()
         assert plan.tokens(maps.to(memory_format=torch.channels_last)).is_contiguous(
             memory_format=torch.channels_last
         )
         assert torch.equal(maps, before)
 
-    def test_what_stays_unmixed_is_bit_identical_on_any_grid(self):
-        plan = make_plan(3, (7, 9), 3, partner=torch.tensor([0, 0, 2]))
-        tokens = torch.rand(3, 5, 4, 6) * 1e3
+    def test_what_stays_unmixed_is_bit_identical_on_any_grid(self, device):
+        plan = make_plan(3, (7, 9), 3, partner=torch.tensor([0, 0, 2]), device=device)
+        tokens = torch.rand(3, 5, 4, 6, device=device) * 1e3
         tokens[0, 0, 0, 0] = float("nan")
         mixed = plan.tokens(tokens)
         assert torch.equal(mixed[0].nan_to_num(7), tokens[0].nan_to_num(7))
         assert torch.equal(mixed[2], tokens[2])
         assert not torch.equal(mixed[1], tokens[1])
 
-    def test_gradients_flow_to_own_and_partner(self):
-        plan = make_plan(3, (4, 6), 2)
-        tokens = torch.rand(3, 8, 2, dtype=torch.float64, requires_grad=True)
+    def test_gradients_flow_to_own_and_partner(self, device):
+        plan = make_plan(3, (4, 6), 2, device=device)
+        tokens = torch.rand(3, 8, 2, dtype=torch.float64, device=device, requires_grad=True)
         assert torch.autograd.gradcheck(lambda t: plan.tokens(t, prefix_tokens=2), tokens)
 
     def test_no_value_is_read(self):
@@ -218,9 +221,10 @@ class Tiny(nn.Module):
 
 
 @pytest.fixture
-def tiny():
+def tiny(device):
     torch.manual_seed(0)
-    return Tiny(), torch.rand(4, 3, 12, 20), make_plan(4, (12, 20), 4)
+    images = torch.rand(4, 3, 12, 20, device=device)
+    return Tiny().to(device), images, make_plan(4, (12, 20), 4, device=device)
 
 
 class TestHooked:

@@ -45,7 +45,7 @@ MODEL_FREE = [
 MODEL_BASED = [InputGradient(), InputGradient(sigma=0), GradCAM()]
 
 
-def lesions(batch=3, size=(48, 60), seed=0, area=0.1):
+def lesions(batch=3, size=(48, 60), seed=0, area=0.1, device="cpu"):
     """Light images with a dark disc each, and a little noise."""
     generator = torch.Generator().manual_seed(seed)
     y, x = (torch.linspace(-1, 1, side) for side in size)
@@ -53,7 +53,7 @@ def lesions(batch=3, size=(48, 60), seed=0, area=0.1):
     distance = (y.view(-1, 1) - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2
     disc = (distance < area).float().unsqueeze(1)
     noise = 0.02 * torch.rand(batch, 3, *size, generator=generator)
-    return 0.8 - 0.5 * disc + noise, disc.squeeze(1).bool()
+    return (0.8 - 0.5 * disc + noise).to(device), disc.squeeze(1).bool()
 
 
 def small_cnn(inplace=True):
@@ -76,15 +76,16 @@ def small_cnn(inplace=True):
 def ask(provider, images, labels=None, model=None):
     if provider.needs_model:
         labels = torch.arange(len(images)) % 4 if labels is None else labels
-        model = small_cnn() if model is None else model
+        labels = labels.to(images.device)
+        model = (small_cnn() if model is None else model).to(images.device)
     return provider(images, labels, model)
 
 
 @pytest.mark.parametrize("provider", MODEL_FREE + MODEL_BASED, ids=repr)
 class TestEveryProvider:
-    def test_maps_are_finite_non_negative_float32_of_the_images_size(self, provider):
+    def test_maps_are_finite_non_negative_float32_of_the_images_size(self, provider, device):
         for dtype in (torch.float32, torch.float64):
-            images, _ = lesions()
+            images, _ = lesions(device=device)
             model = small_cnn().to(dtype) if provider.needs_model else None
             maps = ask(provider, images.to(dtype), model=model)
             assert maps.shape == (3, 48, 60)
@@ -94,16 +95,16 @@ class TestEveryProvider:
             assert float(maps.min()) >= 0
             assert bool((maps.amax(dim=(1, 2)) > 0).all())
 
-    def test_a_map_does_not_depend_on_batch_mates(self, provider):
-        images, _ = lesions(4)
+    def test_a_map_does_not_depend_on_batch_mates(self, provider, device):
+        images, _ = lesions(4, device=device)
         labels = torch.tensor([0, 1, 2, 3])
         together = ask(provider, images, labels)
         for i in range(4):
             alone = ask(provider, images[i : i + 1], labels[i : i + 1])
             torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-3, atol=1e-6)
 
-    def test_what_is_not_finite_stays_in_its_image(self, provider):
-        images, _ = lesions(3)
+    def test_what_is_not_finite_stays_in_its_image(self, provider, device):
+        images, _ = lesions(3, device=device)
         clean = ask(provider, images)
         images[1, 0, 5, 5], images[1, 2, 9, 9] = float("nan"), float("inf")
         broken = ask(provider, images)
@@ -111,30 +112,30 @@ class TestEveryProvider:
         torch.testing.assert_close(broken[[0, 2]], clean[[0, 2]], rtol=1e-4, atol=1e-6)
         assert not provider.needs_model or float(broken[1, 5, 5]) == 0
 
-    def test_huge_values_give_maps_with_finite_sums(self, provider):
-        maps = ask(provider, 1e38 * torch.rand(2, 3, 24, 24))
+    def test_huge_values_give_maps_with_finite_sums(self, provider, device):
+        maps = ask(provider, 1e38 * torch.rand(2, 3, 24, 24, device=device))
         assert bool(maps.sum(dim=(1, 2)).isfinite().all())
 
-    def test_images_are_left_alone(self, provider):
-        images, _ = lesions()
+    def test_images_are_left_alone(self, provider, device):
+        images, _ = lesions(device=device)
         before = images.clone()
         ask(provider, images)
         assert torch.equal(images, before)
         assert not images.requires_grad
 
-    def test_an_empty_batch(self, provider):
-        maps = ask(provider, torch.zeros(0, 3, 16, 16, dtype=torch.float64))
+    def test_an_empty_batch(self, provider, device):
+        maps = ask(provider, torch.zeros(0, 3, 16, 16, dtype=torch.float64, device=device))
         assert maps.shape == (0, 16, 16)
         assert maps.dtype == torch.float32
 
-    def test_autocast_is_switched_off_inside(self, provider):
-        images, _ = lesions()
+    def test_autocast_is_switched_off_inside(self, provider, device):
+        images, _ = lesions(device=device)
         expected = ask(provider, images)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             torch.testing.assert_close(ask(provider, images), expected)
 
-    def test_it_can_be_pickled(self, provider):
-        images, _ = lesions()
+    def test_it_can_be_pickled(self, provider, device):
+        images, _ = lesions(device=device)
         twin = pickle.loads(pickle.dumps(provider))
         torch.testing.assert_close(ask(twin, images), ask(provider, images))
 
@@ -145,18 +146,18 @@ class TestModelFree:
         assert not provider.needs_model
 
     @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
-    def test_flat_images_give_flat_maps(self, provider, value):
-        images = torch.full((2, 3, 40, 40), value)
+    def test_flat_images_give_flat_maps(self, provider, device, value):
+        images = torch.full((2, 3, 40, 40), value, device=device)
         images += 1e-6 * max(value, 0.1) * torch.rand_like(images)  # rounding noise
         assert float(provider(images).max()) == 0
 
-    def test_faint_images_are_not_flat(self, provider):
-        images, _ = lesions()
+    def test_faint_images_are_not_flat(self, provider, device):
+        images, _ = lesions(device=device)
         assert float(provider(0.5 + images / 100).amax(dim=(1, 2)).min()) > 0.5
 
     @pytest.mark.parametrize("channels", [1, 2, 4])
-    def test_other_channel_counts_work(self, provider, channels):
-        images = torch.rand(2, channels, 24, 30)
+    def test_other_channel_counts_work(self, provider, device, channels):
+        images = torch.rand(2, channels, 24, 30, device=device)
         maps = provider(images)
         assert maps.shape == (2, 24, 30)
         assert bool((maps.amax(dim=(1, 2)) > maps.amin(dim=(1, 2))).all())
@@ -164,19 +165,19 @@ class TestModelFree:
             expected = provider(images.mean(dim=1, keepdim=True))
             torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4)
 
-    def test_bytes_are_read_as_0_to_255(self, provider):
-        images = (lesions()[0] * 255).round().to(torch.uint8)
+    def test_bytes_are_read_as_0_to_255(self, provider, device):
+        images = (lesions(device=device)[0] * 255).round().to(torch.uint8)
         torch.testing.assert_close(provider(images), provider(images / 255))
 
-    def test_another_default_device_does_not_matter(self, provider):
-        images, _ = lesions()
+    def test_another_default_device_does_not_matter(self, provider, device):
+        images, _ = lesions(device=device)
         expected = provider(images)
         with torch.device("meta"):
             assert torch.equal(provider(images), expected)
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (2, 2), (300, 8)])
-    def test_odd_sizes(self, provider, size):
-        maps = provider(torch.rand(2, 3, *size))
+    def test_odd_sizes(self, provider, device, size):
+        maps = provider(torch.rand(2, 3, *size, device=device))
         assert maps.shape == (2, *size)
         assert bool(maps.isfinite().all())
 

@@ -187,7 +187,8 @@ def test_another_default_device_does_not_matter():
         torch.tensor(LABELS, dtype=torch.uint8),
     ],
 )
-def test_label_forms(labels):
+def test_label_forms(labels, device):
+    labels = labels.to(device) if torch.is_tensor(labels) else labels
     sampler = TailHeadPairSampler(labels, 10)
     assert sampler.class_counts.tolist() == [60, 25, 0, 5]
     assert class_counts(labels, 6).tolist() == [60, 25, 0, 5, 0, 0]
