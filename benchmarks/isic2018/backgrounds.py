@@ -241,7 +241,7 @@ def _pooled(
 
 
 def _hope(of: str, found: Found, least: float, bound: float | None = 0.0) -> tuple[str, str, str]:
-    asked = f"{of}: at least {100 * least:+g}".replace("+0", "0")
+    asked = f"{of}: at least {100 * least:+g}"
     if bound:
         asked += f", the interval above {100 * bound:g}"
     return asked, _signed(found), verdict(found, least, bound)
