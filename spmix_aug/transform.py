@@ -41,9 +41,14 @@ Batch = TypeVar("Batch", bound=Sequence[Any] | MutableMapping[str, Any])
 PAIRINGS = {"relative": pairings.draw_at_least_as_frequent, "any": pairings.draw_other}
 
 
+MOST_PLACES = 1_000_000  # of a tuple, from either end
+
+
 def _as_key(name: str, value: Any) -> Any:
     """Accept the name of an item of a dict batch, its place in a tuple, or None."""
-    ok = value is None or (isinstance(value, (str, int)) and not isinstance(value, bool))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _checks.as_integer(name, value, low=-MOST_PLACES, high=MOST_PLACES)
+    ok = value is None or isinstance(value, str)
     expect_type(ok, name, "to be a key, a place in a tuple or None", value)
     return value
 

@@ -239,6 +239,10 @@ class TestPlacesInTuples:
         out = SaliencyPatchMix(num_classes=3)((self.images, self.labels, other))
         assert out[2] is other
 
+    def test_a_place_that_no_tuple_has_is_refused(self):
+        with pytest.raises(ValueError, match="`label_key` to be at most 1000000"):
+            SaliencyPatchMix(num_classes=3, label_key=10**5000)
+
     def test_a_scalar_for_images_is_refused(self):
         with pytest.raises(ValueError, match=r"`images` to have shape .*, but got shape \(\)"):
             SaliencyPatchMix(num_classes=3)((torch.tensor(1.0), self.labels))

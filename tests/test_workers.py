@@ -105,6 +105,7 @@ def test_spawned_workers_draw_apart_and_repeat():
 
 
 def child(mixer, results):
+    torch.set_num_threads(1)  # as loaders do: OpenMP may wait forever in a fork of its threads
     images, labels = IMAGES[:8], LABELS[:8]
     results.put([mixer(images, labels)[0].numpy() for _ in range(2)])
 
@@ -128,6 +129,7 @@ def test_processes_that_are_no_loaders_draw_apart(seed):
 
 
 def unpickles(pickled, results):
+    torch.set_num_threads(1)
     batches = [pickle.loads(pickled)(IMAGES[:8], LABELS[:8])[0].numpy() for _ in range(4)]
     results.put(batches)
 
@@ -159,6 +161,7 @@ def test_mixers_that_workers_make_themselves_draw_apart():
 
 
 def made_there(seed, results):
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     child(mixer_of(seed), results)
 
