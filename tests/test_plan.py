@@ -275,7 +275,7 @@ class TestHooked:
     def test_it_nests_and_repeats(self, tiny):
         model, images, plan = tiny
         other = copy.deepcopy(model)
-        second = make_plan(4, (12, 20), 4, seed=1)
+        second = make_plan(4, (12, 20), 4, seed=1, device=images.device)
         with plan.hooked(model.embed), second.hooked(other.embed):
             found = model(images), other(images), model(images)
         assert torch.equal(found[0], model.mixed(images, plan))
@@ -287,8 +287,9 @@ class TestHooked:
 
     def test_autocast_keeps_its_dtype(self, tiny):
         model, images, _ = tiny
-        plan = make_plan(4, (12, 20), 8, dtype=torch.float32)  # another grid than the tokens'
-        with torch.autocast("cpu", torch.bfloat16), plan.hooked(model.embed):
+        # Another grid than the tokens'.
+        plan = make_plan(4, (12, 20), 8, dtype=torch.float32, device=images.device)
+        with torch.autocast(images.device.type, torch.bfloat16), plan.hooked(model.embed):
             found = model.embed(images)
             features = model.embed._conv_forward(images, *model.embed.parameters())
         expected = plan.tokens(features)
@@ -305,7 +306,7 @@ class TestHooked:
     @pytest.mark.parametrize("use_reentrant", [False, True])
     def test_a_checkpointed_module_is_mixed_again_inside_the_block(self, tiny, use_reentrant):
         model, images, plan = tiny
-        other = Tiny(use_reentrant)
+        other = Tiny(use_reentrant).to(images.device)
         other.load_state_dict(model.state_dict())
         with plan.hooked(other.embed):
             other(images.requires_grad_()).square().sum().backward()
@@ -322,10 +323,10 @@ class TestHooked:
 
     def test_a_checkpointed_module_whose_backward_is_outside_raises(self, tiny):
         _, images, plan = tiny
-        model = Tiny(use_reentrant=True)
+        model = Tiny(use_reentrant=True).to(images.device)
         with pytest.raises(ValueError, match=r"call backward\(\) inside"), plan.hooked(model.embed):
             model(images.requires_grad_())
-        model = Tiny(use_reentrant=False)
+        model = Tiny(use_reentrant=False).to(images.device)
         with plan.hooked(model.embed):
             logits = model(images)
         with pytest.raises(RuntimeError, match="different number of tensors"):
@@ -349,7 +350,7 @@ class TestHooked:
         model, images, plan = tiny
         torch.compiler.reset()
         compiled = torch.compile(model, backend="eager")
-        for current in (plan, make_plan(4, (12, 20), 4, seed=1)):
+        for current in (plan, make_plan(4, (12, 20), 4, seed=1, device=images.device)):
             with current.hooked(model.embed):
                 found = compiled(images)
             torch.testing.assert_close(found, model.mixed(images, current))
