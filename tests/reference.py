@@ -178,9 +178,13 @@ def spectral_residual(grey, floor):
 def snapshot_of_a_model(model):
     """Describe all that a float32 model is, in values that can be compared."""
     return {
-        "state": {name: bytes_of(value) for name, value in model.state_dict().items()},
+        "state": {
+            name: value.cpu().numpy().tobytes() for name, value in model.state_dict().items()
+        },
         "same": [id(tensor) for tensor in (*model.parameters(), *model.buffers())],
-        "gradients": [None if p.grad is None else bytes_of(p.grad) for p in model.parameters()],
+        "gradients": [
+            None if p.grad is None else p.grad.cpu().numpy().tobytes() for p in model.parameters()
+        ],
         "trained": [parameter.requires_grad for parameter in model.parameters()],
         "training": [module.training for module in model.modules()],
         "hooks": [
@@ -188,7 +192,3 @@ def snapshot_of_a_model(model):
             for module in model.modules()
         ],
     }
-
-
-def bytes_of(value):
-    return value.cpu().numpy().tobytes()

@@ -287,9 +287,9 @@ class TestHooked:
 
     def test_autocast_keeps_its_dtype(self, tiny):
         model, images, _ = tiny
-        # Another grid than the tokens'.
-        plan = make_plan(4, (12, 20), 8, dtype=torch.float32, device=images.device)
-        with torch.autocast(images.device.type, torch.bfloat16), plan.hooked(model.embed):
+        at = images.device
+        plan = make_plan(4, (12, 20), 8, dtype=torch.float32, device=at)  # not the tokens' grid
+        with torch.autocast(at.type, torch.bfloat16), plan.hooked(model.embed):
             found = model.embed(images)
             features = model.embed._conv_forward(images, *model.embed.parameters())
         expected = plan.tokens(features)
