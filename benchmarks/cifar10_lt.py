@@ -46,6 +46,7 @@ COLOURS = torch.tensor(
 NO_FRAME = len(COLOURS)
 WIDTH = 4  # of a frame, in pixels
 TESTS = ("same", "random", "exchanged", "none")
+SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -416,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/cifar10_lt"), help="folder of finished runs"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no run later")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)

@@ -11,26 +11,41 @@ from spmix_aug.batch import unit_range
 from spmix_aug.functional.patches import FLAT_SCORES, patch_grid
 
 LOOKS = 3  # batches of a mixer that are looked at
-LOOKED_AT = ("saliency", "patch_size", "mean", "std")  # settings after which it looks again
+LOOKED_AT = (
+    "class_counts",
+    "saliency",
+    "patch_size",
+    "mean",
+    "std",
+)  # settings after which it looks again
 FEWEST_PATCHES = 16
 IMAGES, POINTS = 8, 16  # looked at in a batch, and along a side of an image
 OUTSIDE = 0.05  # share of pixels that may be outside [0, 1], and how far: a resize overshoots
 
 
 def findings(
-    mixer: Any, images: Tensor, patch_size: int, maps: Tensor, given: bool, *, all_pixels: bool
+    mixer: Any,
+    images: Tensor,
+    classes: Tensor,
+    patch_size: int,
+    maps: Tensor,
+    given: bool,
+    *,
+    all_pixels: bool,
 ) -> list[str]:
     """List what may be a mistake about a batch on the CPU.
 
     Args:
         mixer: whose settings the images meet.
         images: `(B,C,H,W)`.
+        classes: `(B,)`, the largest part of each target.
         patch_size: P in pixels.
         maps: `(B,h,w)`, of the mixer's provider or given in its place.
         given: which; flat ones are the caller's own choice then.
         all_pixels: look at all images and pixels.
     """
     found = [channels_last(images), few_patches(mixer, images, patch_size)]
+    found.append(uncounted(classes, mixer.class_counts))
     if all_pixels:
         found.append(broken_values(images))
     else:
@@ -100,6 +115,17 @@ def broken_values(images: Tensor) -> str:
     return f"Expected `images` to be finite, but {number} values are not: they stay in the mix."
 
 
+def uncounted(classes: Tensor, counts: Tensor | None) -> str:
+    """Judge a class of the batch of which the data are said to have no sample."""
+    missing = [] if counts is None else sorted({*classes[counts[classes] == 0].tolist()})
+    if not missing:
+        return ""
+    hint = "give samples of each class, spmix_aug.class_counts(labels), not the labels themselves"
+    return (
+        f"Expected `class_counts` to count the classes of the batch, but {missing} have 0: {hint}."
+    )
+
+
 def few_patches(mixer: Any, images: Tensor, patch_size: int) -> str:
     """Judge a patch size that was set by hand, where patches differ in their ratio."""
     rows, columns = patch_grid((images.shape[2], images.shape[3]), patch_size)
@@ -122,6 +148,7 @@ def channels_last(images: Tensor) -> str:
 
 def broken_maps(images: Tensor, maps: Tensor, provider: object) -> str:
     """Judge maps `(B,h,w)` that are not finite, of a provider or, if that is None, given."""
+    maps = maps.double()  # float8 has no question for infinity, and float none for the largest
     if bool(maps.isfinite().all()) or not bool(images.isfinite().all()):
         return ""
     got = "the given maps hold" if provider is None else f"{_named(provider)} gave"

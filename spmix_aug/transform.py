@@ -332,7 +332,8 @@ class SaliencyPatchMix(nn.Module):
         maps = self._maps(images, labels, targets, model) if saliency is None else saliency
         if _checks.reads_values(images) and self._looks > 0:  # in this order, for torch.compile
             given = saliency is not None
-            self._look(findings(self, images, patch_size, maps, given, all_pixels=False))
+            classes = targets.argmax(dim=1)
+            self._look(findings(self, images, classes, patch_size, maps, given, all_pixels=False))
         if saliency is not None or type(self.saliency) not in LOW_RES:  # ours are finite
             maps = finite(maps if maps.dtype == torch.float64 else maps.float())
 
@@ -430,7 +431,7 @@ class SaliencyPatchMix(nn.Module):
         by = "this batch's, as no class_counts are given"
         counts = by if self.class_counts is None else self.class_counts.tolist()
         doubt = value_range(images, self.mean, self.std)[1]
-        found = findings(self, images, patch_size, maps, False, all_pixels=True)
+        found = findings(self, images, classes, patch_size, maps, False, all_pixels=True)
         print(
             f"images: {tuple(images.shape)}, {images.dtype}, from {low:.4g} to {high:.4g}",
             f"patches: {rows} x {columns} of {patch_size} pixels",

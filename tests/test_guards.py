@@ -280,6 +280,14 @@ def test_maps_given_are_the_callers_own_business():
     mixer(normalised(RAW), labels_of(RAW), saliency=torch.zeros(12, 48, 64))
 
 
+def test_labels_for_counts_are_told():
+    labels = labels_of(UNIT)
+    mixer = SaliencyPatchMix(class_counts=[0, 0, *range(10)])  # as labels of 12 images
+    with pytest.warns(UserWarning, match=r"`class_counts` .* but \[0, 1, 2\] have 0: give samples"):
+        mixer(UNIT, labels)
+    SaliencyPatchMix(class_counts=[5, 2, 1, 0])(UNIT, labels)  # a class that is in no batch
+
+
 def test_given_maps_that_are_not_finite_are_told():
     maps = torch.rand(12, 48, 64)
     maps[3, 5, 7] = torch.nan
@@ -287,6 +295,9 @@ def test_given_maps_that_are_not_finite_are_told():
     with pytest.warns(UserWarning, match="the given maps hold NaN or infinity, taken as 0"):
         mixer(UNIT, labels_of(UNIT), saliency=maps)
     mixer(UNIT, labels_of(UNIT), saliency=maps)  # once
+    for dtype, value in ((torch.float8_e4m3fn, 1.0), (torch.float64, 1e300)):
+        maps = torch.full((12, 48, 64), value, dtype=torch.float64).to(dtype)
+        SaliencyPatchMix(num_classes=3)(UNIT, labels_of(UNIT), saliency=maps)
 
 
 def test_after_three_calls_nobody_looks_until_a_setting_changes():

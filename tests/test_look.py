@@ -77,7 +77,7 @@ def test_the_page_counts_classes_and_draws(folders):
 
 def test_what_cannot_be_read_is_named_and_counted(folders):
     _, text = folders
-    found = re.search('class="beware"><p>(3 images cannot be read).*?<ul>(.*?)</ul>', text)[2]
+    found = re.search('class="beware"><p>(3 files cannot be read).*?<ul>(.*?)</ul>', text)[2]
     assert "<li>middle/broken.png (" in found
     assert "<li>middle/empty.png is missing or empty</li>" in found
     assert "<li>rare/words.jpg (cannot identify" in found

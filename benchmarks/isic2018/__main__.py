@@ -3,9 +3,12 @@
 python -m benchmarks.isic2018 STAGE --data FOLDER [--minutes 60]
 python -m benchmarks.isic2018 gather   # bring finished runs into results.jsonl and predictions.npz
 python -m benchmarks.isic2018 report   # write tables and figures into REPORT.md, docs/from-53.md
+python -m benchmarks.isic2018 background --data FOLDER    # how much of the class it tells
+python -m benchmarks.isic2018 collections --data FOLDER   # which one each image comes from
 """
 
 import argparse
+import json
 import multiprocessing
 import sys
 import time
@@ -14,15 +17,25 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
+from benchmarks import cifar10_lt
 from benchmarks.records import gather, read, write_cases
 
+from .backgrounds import (
+    COLLECTIONS,
+    LOOKED_AT_ONCE,
+    TOLD,
+    measure_background,
+    write_backgrounds,
+    write_collections,
+)
 from .engine import Run, read_cases
 from .plan import MINUTES, STAGES
-from .report import LOOKED_AT_ONCE, stage_table, write_report
+from .report import stage_table, write_report
 from .steps import write_steps
 from .worker import start_worker, work
 
 KEPT = Path(__file__).parent
+FROM_DATA = ("background", "collections")
 STEPS = KEPT.parents[1] / "docs/from-53.md"
 
 
@@ -31,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.isic2018", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("stage", choices=[*STAGES, "gather", "report"])
+    parser.add_argument("stage", choices=[*STAGES, "gather", "report", *FROM_DATA])
     parser.add_argument("--data", type=Path, help="folder in the challenge's layout")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/isic2018"), help="folder of finished runs"
@@ -50,9 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.stage == "report":
         results = read(KEPT, options.runs)
         write_report(results, KEPT / "REPORT.md")
+        write_backgrounds(results, read(cifar10_lt.KEPT), KEPT / "REPORT.md")
         write_steps(results, STEPS)
     elif options.data is None:
         parser.error(f"the stage {options.stage} needs images: --data FOLDER")
+    elif options.stage == "background":
+        print(json.dumps(measure_background(options.data, KEPT / TOLD), indent=1))
+    elif options.stage == "collections":
+        write_collections(options.data, KEPT / COLLECTIONS)
     else:
         runs = {run.key: run for run in STAGES[options.stage]}
         if unknown := [key for key in options.only or () if key not in runs]:

@@ -108,14 +108,12 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Images(Cases):
-    """The data set in memory, with pixels `(N,3,H,W)` and masks `(N,1,H,W)` of 0 and 1, uint8.
+class Collections(Cases):
+    """The images of a data set with the names of the collections that they come from.
 
-    `sources (N,)` are the names of the collections that the images come from; empty where unknown.
+    `sources (N,)` is empty where that is unknown.
     """
 
-    pixels: Tensor
-    masks: Tensor
     sources: np.ndarray
 
     def part(self, fold: str, *, held: bool) -> Tensor:
@@ -133,6 +131,14 @@ class Images(Cases):
             return (usable & ~torch.isin(self.groups, lesions)).nonzero().flatten()
         enough = torch.bincount(self.labels[usable & there], minlength=K) >= FEWEST
         return (usable & there & enough[self.labels]).nonzero().flatten()
+
+
+@dataclass(frozen=True)
+class Images(Collections):
+    """The data set in memory, with pixels `(N,3,H,W)` and masks `(N,1,H,W)` of 0 and 1, uint8."""
+
+    pixels: Tensor
+    masks: Tensor
 
 
 def read_cases(root: Path) -> Cases:

@@ -18,7 +18,7 @@ from examples.isic2018.pictures import bars_of_recall, errors
 from spmix_aug import class_counts
 
 from .engine import Method, Run
-from .plan import CHOOSING_FOLDS, FINAL, FINAL_FOLDS, METHODS, RHOS, SECOND, SECOND_FOLDS, STAGES
+from .plan import CHOOSING_FOLDS, FINAL, FINAL_FOLDS, METHODS, SECOND, SECOND_FOLDS, STAGES
 from .statistics import adjust_to_nv_recall, compare, measure, summarise
 from .traps import TESTS
 
@@ -28,18 +28,6 @@ HEADER = (
     "| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
 )
 NO_RUNS = "No runs yet.\n"
-
-# Stages of which nothing is shown before all of their runs are done: see PRIMARY.md.
-LOOKED_AT_ONCE = ("final", "second", "confirm", "clinic", "same")
-
-# The benchmarks of backgrounds by their stages.
-BACKGROUNDS = {
-    "traps": "Traps, colour casts, folds 0 to 2: settings are chosen here",
-    **{f"rho_{rho}": f"The same with ties of {rho:g}, fold 0" for rho in RHOS},
-    "confirm": "Traps, vignette, ruler and hair, folds 3 and 4: confirmation",
-    "clinic": "Another clinic",
-    "same": "The same clinics, folds 3 and 4",
-}
 
 
 @dataclass(frozen=True)
@@ -122,8 +110,6 @@ def pool_methods(records: Sequence[Record], folds: Sequence[str]) -> list[Pooled
 def stage_table(runs: Sequence[Run], results: Results) -> str:
     """Write the table of a stage, of the methods that a seed has on all folds."""
     records, folds = finished(runs, results), list(dict.fromkeys(run.fold for run in runs))
-    if runs[0].stage == "clinic":
-        return clinic_table(records)
     if runs[0].stage == "cue":
         return mixing_cue(records)
     if runs[0].traps != "none":
@@ -263,60 +249,6 @@ def trap_table(records: Sequence[Record], held: Held, folds: Sequence[str]) -> s
     return "".join(lines) + "".join(row for _, row in sorted(rows, reverse=True))
 
 
-def backgrounds(results: Results) -> str:
-    """Write a table of each benchmark of backgrounds, or how much of it was not run.
-
-    What is chosen from shows what there is, fold 0 alone where not all folds are there yet; the
-    other stages show nothing until all of their runs are done.
-    """
-    parts = []
-    for stage, title in BACKGROUNDS.items():
-        runs = STAGES[stage]
-        missing = [run.key for run in runs if run.key not in results.runs]
-        shown = runs
-        if stage == "traps" and missing:
-            shown = [run for run in runs if run.fold == CHOOSING_FOLDS[0]]
-        if len(missing) == len(runs):
-            body = NO_RUNS
-        elif missing and stage in LOOKED_AT_ONCE:
-            body = "Shown when all runs are done.\n"
-        else:
-            body = stage_table(shown, results)
-        if missing:
-            body += f"\n{len(runs) - len(missing)} of {len(runs)} runs are done."
-            body += f" Not run: {_grouped(missing)}.\n"
-        note = " (fold 0 alone)" if shown is not runs else ""
-        parts.append(f"**{title}**{note}\n\n{body}")
-    return "\n".join(parts)
-
-
-def _grouped(keys: Sequence[str]) -> str:
-    """Name runs in short, those of an arm together."""
-    arms: dict[str, int] = {}
-    for key in keys:
-        arm = key.split("/")[1]
-        arms[arm] = arms.get(arm, 0) + 1
-    return ", ".join(f"`{arm}` {number}" for arm, number in arms.items())
-
-
-def clinic_table(records: Sequence[Record]) -> str:
-    """Write the mean over seeds of balanced accuracy and of each recall, by collection."""
-    lines = [f"| collection | method | seeds | balanced accuracy | {' | '.join(CLASSES)} |\n"]
-    lines.append(f"| --- | --- |{' ---: |' * (len(CLASSES) + 2)}\n")
-    for fold, arm in dict.fromkeys((one.fold, one.arm) for one in records):
-        recalls = [_recall(one) for one in records if (one.fold, one.arm) == (fold, arm)]
-        means = {k: sum(each[k] for each in recalls) / len(recalls) for k in recalls[0]}
-        cells = [fold, arm, str(len(recalls)), percent(sum(means.values()) / len(means))]
-        cells += [percent(means[name]) if name in means else "-" for name in CLASSES]
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return "".join(lines) if records else NO_RUNS
-
-
-def _recall(record: Record) -> dict[str, float]:
-    recall: dict[str, float] = record.figures["recall"]
-    return recall
-
-
 def mixing_cue(records: Sequence[Record]) -> str:
     """Show what "was it mixed" tells of the class, over one epoch of each method's batches.
 
@@ -430,7 +362,6 @@ def write_report(results: Results, page: Path) -> None:
         _save(difference_figure(panels), figures / "ablations.svg")
     text = fill(text, "final", _final(results, figures))
     text = fill(text, "second", _second(results))
-    text = fill(text, "backgrounds", backgrounds(results))
     text = fill(text, "cue", mixing_cue(finished(STAGES["cue"], results)))
     page.write_text(text, encoding="utf-8")
 

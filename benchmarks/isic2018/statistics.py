@@ -9,7 +9,8 @@ drawn, not images, because images of one lesion are right or wrong together. The
 images stay as they are: the intervals say nothing about training on other lesions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def choose_exponent(probabilities: Tensor, labels: Tensor, counts: Tensor) -> fl
     _check(labels, "(S,N,7)", probabilities=probabilities)
 
     def balanced_accuracy(exponent: float) -> float:
-        right = _correct(adjust(probabilities, counts, exponent), labels).mean(dim=0)
+        right = correct(adjust(probabilities, counts, exponent), labels).mean(dim=0)
         return float(torch.stack([right[labels == k].mean() for k in range(len(CLASSES))]).mean())
 
     return max(sorted(metrics.EXPONENTS, key=abs), key=balanced_accuracy)
@@ -250,7 +251,7 @@ def summarise(
         ValueError: A shape or a value is not as above.
     """
     _check(labels, "(S,N,7)", probabilities=probabilities)
-    observed, drawn = _bootstrap(_correct(probabilities, labels), labels, lesions, draws, seed)
+    observed, drawn = _bootstrap(correct(probabilities, labels), labels, lesions, draws, seed)
     return {
         name: {
             "mean": float(values.mean()),
@@ -292,7 +293,7 @@ def compare(
     _check(labels, "(S,N,7)", a=a, b=b)
     if len(a) != len(b):
         raise ValueError(f"Expected `b` to have the {len(a)} seeds of `a`, but got {len(b)}.")
-    better = _correct(a, labels) - _correct(b, labels)
+    better = correct(a, labels) - correct(b, labels)
     observed, drawn = _bootstrap(better, labels, lesions, draws, seed)
     return {
         name: {
@@ -304,22 +305,143 @@ def compare(
     }
 
 
+@dataclass(frozen=True)
+class Found:
+    """A figure over seeds, its 95 % interval, and how many of the seeds have it above 0."""
+
+    mean: float
+    interval: tuple[float, float]
+    above: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Levels:
+    """One quantity of some methods, by name, each in [0, 1].
+
+    All methods share the draws of lesions and seeds, so that what is hard for all cancels.
+
+    Args:
+        seeds: `(S,)`, in each seed.
+        draws: `(draws,)`, in each draw of the bootstrap.
+    """
+
+    seeds: dict[str, Tensor]
+    draws: dict[str, Tensor]
+
+    def level(self, name: str) -> Found:
+        """Return the quantity of a method."""
+        return _found(self.seeds[name], self.draws[name])
+
+    def difference(self, a: str, b: str) -> Found:
+        """Return method `a` minus method `b`."""
+        return _found(self.seeds[a] - self.seeds[b], self.draws[a] - self.draws[b])
+
+    def share_of_gain(self, a: str, ceiling: str, base: str) -> Found | None:
+        """Return what `a` gains over `base` as a share of what `ceiling` gains over it.
+
+        The mean is the ratio of the mean gains. Draws in which the ceiling gains nothing have no
+        ratio and are left out; they are fewer than one in forty.
+
+        Returns:
+            None where the interval of the ceiling's gain is not above 0: then there is nothing to
+            have a share of.
+        """
+        gain, whole = self.difference(a, base), self.difference(ceiling, base)
+        if whole.interval[0] <= 0:
+            return None
+        drawn = self.draws[ceiling] - self.draws[base]
+        ratios = ((self.draws[a] - self.draws[base]) / drawn)[drawn > 0]
+        return Found(gain.mean / whole.mean, interval(ratios), gain.above, gain.seeds)
+
+
+def _found(seeds: Tensor, draws: Tensor) -> Found:
+    return Found(float(seeds.mean()), interval(draws), int((seeds > 0).sum()), len(seeds))
+
+
+def measure_levels(
+    right: Mapping[str, Tensor],
+    labels: Tensor,
+    lesions: Sequence[str] | Tensor,
+    quantities: Mapping[str, Sequence[int]],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, Levels]:
+    """Measure quantities of several methods at once, each the mean recall of some classes.
+
+    Args:
+        right: `(S,N)` by method, 1 where an image is right and 0 elsewhere; the same seeds and
+            images for all.
+        labels: `(N,)` class indices; not every class needs to be there.
+        lesions: The lesion of each image, N ids.
+        quantities: By name, the classes whose recalls are averaged, all among `labels`.
+        draws: Number of bootstrap draws.
+        seed: Seed of the bootstrap; the global random state is neither used nor changed.
+
+    Raises:
+        ValueError: A shape or a class is not as above.
+    """
+    shapes = {name: tuple(score.shape) for name, score in right.items()}
+    if len(set(shapes.values())) != 1 or any(
+        shape[1:] != (len(labels),) for shape in shapes.values()
+    ):
+        raise ValueError(
+            f"Expected `right` to have shape (S,{len(labels)}), the same for all methods, but got "
+            f"{shapes}."
+        )
+    present = labels.unique().tolist()
+    absent = {k for classes in quantities.values() for k in classes} - set(present)
+    if absent:
+        raise ValueError(
+            f"Expected `labels` to have the classes of `quantities`, but {sorted(absent)} are not "
+            "among them: measure the classes that are there."
+        )
+    observed, drawn = _draw_recalls(torch.stack([*right.values()]), labels, lesions, draws, seed)
+    found = {}
+    for quantity, classes in quantities.items():
+        places = [present.index(k) for k in classes]
+        means = [recall[:, :, places].mean(dim=2) for recall in (observed, drawn)]
+        found[quantity] = Levels(*(dict(zip(right, mean, strict=True)) for mean in means))
+    return found
+
+
+def average_levels(parts: Sequence[Levels]) -> Levels:
+    """Average a quantity over parts of the images that were drawn independently of each other."""
+    return Levels(
+        *(
+            {name: torch.stack([one[name] for one in of]).mean(dim=0) for name in of[0]}
+            for of in ([part.seeds for part in parts], [part.draws for part in parts])
+        )
+    )
+
+
 def _bootstrap(
     scores: Tensor, labels: Tensor, lesions: Sequence[str] | Tensor, draws: int, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Average the scores `(S,N)` of images: `(S,)` of each seed and `(draws,)` of each draw."""
+    observed, drawn = _draw_recalls(scores.unsqueeze(0), labels, lesions, draws, seed)
+    return _mean_recalls(observed[0]), _mean_recalls(drawn[0])
+
+
+def _draw_recalls(
+    scores: Tensor, labels: Tensor, lesions: Sequence[str] | Tensor, draws: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Average the scores `(M,S,N)` within the C classes there are: `(M,S,C)` and `(M,draws,C)`."""
     generator = torch.Generator().manual_seed(seed)
     image_weights = bootstrap_weights(labels, lesions, draws, generator)
-    seed_weights = resample_weights(len(scores), draws, generator)
+    methods, seeds, _ = scores.shape
+    seed_weights = resample_weights(seeds, draws, generator)
     observed, drawn = [], []
-    for label in range(len(CLASSES)):
+    for label in labels.unique():
         members = labels == label
-        weights, score = image_weights[:, members].double(), scores[:, members]
-        observed.append(score.mean(dim=1))
+        weights, score = image_weights[:, members].double(), scores[:, :, members]
+        observed.append(score.mean(dim=2))
         # Whole numbers up to the division, so that as many hits for both are a difference of 0.
-        total = (weights @ score.T * seed_weights).sum(dim=1)
-        drawn.append(total / (weights.sum(dim=1) * len(scores)))
-    return _mean_recalls(torch.stack(observed, dim=1)), _mean_recalls(torch.stack(drawn, dim=1))
+        hits = (weights @ score.flatten(0, 1).T).view(draws, methods, seeds)
+        total = (hits * seed_weights.unsqueeze(1)).sum(dim=2)
+        drawn.append(total.T / (weights.sum(dim=1) * seeds))
+    return torch.stack(observed, dim=2), torch.stack(drawn, dim=2)
 
 
 def _mean_recalls(recall: Tensor) -> dict[str, Tensor]:
@@ -330,7 +452,7 @@ def _mean_recalls(recall: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _correct(probabilities: Tensor, labels: Tensor) -> Tensor:
+def correct(probabilities: Tensor, labels: Tensor) -> Tensor:
     """Return 1 where the top class `(S,N)` is right and 0 elsewhere, in float64."""
     return (probabilities.argmax(dim=-1) == labels).double()
 

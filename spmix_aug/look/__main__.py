@@ -58,6 +58,8 @@ def look(found: data.Found, number: int, seed: int, out: Path) -> None:
     moment = torch.einsum("mnc,n->mc", torch.cat(moments, dim=1).double(), weights / weights.sum())
     mean, std = moment[0], (moment[1] - moment[0].square()).clamp(min=1e-6).sqrt()
 
+    if reader.unreadable:
+        print(f"{page.count_of_files(len(reader.unreadable))} cannot be read; the page names them.")
     around = torch.cat(background)
     groups = None if found.groups is None else [found.groups[i] for i in read]
     told = cross_validate(around, labels, groups, generator)

@@ -70,6 +70,11 @@ def classes(found: Found, labels: Tensor) -> dict[str, str]:
     }
 
 
+def count_of_files(number: int) -> str:
+    """Write a number of files."""
+    return f"{number:,} file{'s' * (number != 1)}"
+
+
 def trouble(found: Found, unreadable: Mapping[int, str], remarks: Mapping[str, int]) -> str:
     """Name the files that cannot be read, and count what is unusual about others."""
     notes = [f"{number:,} of the images that were read {what}." for what, number in remarks.items()]
@@ -81,8 +86,8 @@ def trouble(found: Found, unreadable: Mapping[int, str], remarks: Mapping[str, i
     more = [f"and {len(named) - NAMED:,} more"] * (len(named) > NAMED)
     items = "".join(f"<li>{escape(item)}</li>" for item in named[:NAMED] + more)
     return _paragraphs(notes) + (
-        f'<div class="beware"><p>{len(named):,} images cannot be read. They are left out of all '
-        f"that follows, and a training that meets them stops.</p><ul>{items}</ul></div>"
+        f'<div class="beware"><p>{count_of_files(len(named))} cannot be read. They are left out of '
+        f"all that follows, and a training that meets them stops.</p><ul>{items}</ul></div>"
     )
 
 

@@ -1,6 +1,7 @@
 """The study's report: runs are pooled by fold and seed, and tables say what was measured."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.container import BarContainer
 
 from benchmarks.isic2018 import __main__ as command
-from benchmarks.isic2018 import engine, plan, report
+from benchmarks.isic2018 import backgrounds, engine, plan, report
 from benchmarks.isic2018.report import Held, Pooled
 from benchmarks.records import Cases, Record, Results, read, write_cases, write_run
 from examples.isic2018.data import CLASSES
@@ -157,10 +158,12 @@ def test_figures_show_all_methods(held, tmp_path):
 def test_the_page_keeps_its_text(cases, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "KEPT", tmp_path)
     monkeypatch.setattr(command, "STEPS", tmp_path / "steps.md")
+    monkeypatch.setattr(command.cifar10_lt, "KEPT", tmp_path / "cifar10_lt")
     of_steps = ["from cross-entropy", "steps", "rivals", "levels"]
     command.STEPS.write_text("".join(f"<!-- {m} -->\nstale\n<!-- end -->\n" for m in of_steps))
     page, runs = tmp_path / "REPORT.md", tmp_path / "runs"
     marks = [
+        "overview",
         "backgrounds",
         "final",
         "second",
@@ -184,7 +187,7 @@ def test_the_page_keeps_its_text(cases, tmp_path, monkeypatch):
     text = page.read_text()
     assert "stale" not in text
     assert all(f"before {mark}\n<!-- {mark} -->\n\n" in text for mark in marks)
-    assert text.count("No runs yet.") == 1 + len(report.BACKGROUNDS)
+    assert text.count("No runs yet.") == 1 + len(backgrounds.BACKGROUNDS)
     for stage in ("final", "second"):
         assert f"0 of {len(plan.STAGES[stage])} runs are done" in text
     assert "| sampler | 3 |" in text
@@ -233,7 +236,7 @@ def test_final_tables_are_shown_when_all_runs_are_there(cases, tmp_path, monkeyp
 def test_the_kept_files_have_every_run_of_the_plan():
     results = read(command.KEPT)
     planned = {run.key for runs in plan.STAGES.values() for run in runs}
-    late = {run.key for stage in report.BACKGROUNDS for run in plan.STAGES[stage]}
+    late = {run.key for stage in backgrounds.BACKGROUNDS for run in plan.STAGES[stage]}
     assert planned - late <= results.runs.keys() <= planned  # the page names what was not run
     for key in planned - late:
         record = results.runs[key]
@@ -254,7 +257,10 @@ def test_the_page_is_made_from_the_kept_files(tmp_path):
         re.sub(r"(<!-- (?!end).*? -->\n).*?(<!-- end -->)", r"\1\2", text, flags=re.DOTALL)
     )
     assert len(emptied.read_text()) < len(text) / 2
+    for beside in (backgrounds.COLLECTIONS, backgrounds.TOLD):
+        shutil.copy(PAGE.parent / beside, tmp_path)
     report.write_report(read(command.KEPT), emptied)
+    backgrounds.write_backgrounds(read(command.KEPT), read(command.cifar10_lt.KEPT), emptied)
     assert emptied.read_text() == text
     for figure in ("ablations", "recall", "tradeoff"):
         drawn = (tmp_path / f"figures/{figure}.svg").stat().st_size

@@ -33,7 +33,7 @@ def images():
     folds = torch.where(places % 8 == 0, TEST, places // 7 % 5)
     sources = np.where(places // 2 % 3 == 0, "a", "b")
     sources[7] = "b"  # of a lesion that is in both
-    return Images(labels, places // 2, folds, pixels, masks, sources)
+    return Images(labels, places // 2, folds, sources, pixels, masks)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -283,22 +283,3 @@ def test_the_table_of_traps_has_all_tests(images):
     assert lines[3].startswith(
         "| sampler | 2 | 100.0 (100.0) | 100.0 (100.0) | 0.0 (0.0) | 0.0 (0.0) | - |"
     )
-
-
-def test_what_was_not_run_is_named_and_what_is_unfinished_not_shown(images):
-    records = {}
-    for run in (plan.STAGES["traps"][0], plan.STAGES["confirm"][0]):
-        size = 4 * len(images.part(run.fold, held=True))
-        name, even = (run.stage, run.arm, run.fold, run.seed), np.full((size, 7), 1 / 7)
-        record = Record(*name, run.settings, "c", "cpu", 1.0, {}, even.astype(np.float16))
-        records[run.key] = record
-    traps, *_, confirm, clinic, _ = report.backgrounds(Results(records, images)).split("\n**")
-    assert "(fold 0 alone)" in traps
-    assert "| sampler | 1 | 14.3" in traps
-    assert f"1 of {len(plan.STAGES['traps'])} runs are done. Not run: `exchange` 3," in traps
-    assert traps.endswith(", `sampler` 2.\n")
-    assert (
-        "Shown when all runs are done.\n\n1 of 50 runs are done. Not run: `sampler` 10," in confirm
-    )
-    assert "|" not in confirm
-    assert "0 of 40 runs are done. Not run: `exchange` 10, `sampler` 10," in clinic

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -33,11 +32,10 @@ def test_the_code_runs(text):
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 7)
     )
+    dataset = TensorDataset(images, labels)
+    dataset.targets = labels
     names = {
-        "labels": labels,
-        "dataset": TensorDataset(images, labels),
-        "DataLoader": DataLoader,
-        "F": F,
+        "dataset": dataset,
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), 0.1),
         "epochs": 1,

@@ -1,0 +1,511 @@
+"""The benchmarks of backgrounds that mislead: what PRIMARY.md asks of them, and one table of all.
+
+Nothing of a benchmark that was written down beforehand is shown before all of its runs are done.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import cifar10_lt
+from benchmarks.records import Record, Results
+from examples.isic2018.data import CLASSES, LesionImages, read_lesion_mask, read_records
+from examples.isic2018.files import write_json, write_whole
+from examples.isic2018.metrics import percent, span
+from spmix_aug.look.background import Told, background_of, colour_and_texture, cross_validate
+
+from .engine import Collections, Run, read_sources
+from .plan import (
+    ANY,
+    CEILING,
+    CHOOSING_FOLDS,
+    CHOSEN,
+    CLINICS,
+    CONFIRMED,
+    CONTROLS,
+    ELSEWHERE,
+    REMIX,
+    RHOS,
+    SECOND_FOLDS,
+    STAGES,
+)
+from .report import NO_RUNS, fill, finished, held_images, of_test, pool_methods, stage_table
+from .statistics import RARE, Found, Levels, average_levels, correct, cross_fit, measure_levels
+
+# Stages of which nothing is shown before all of their runs are done: see PRIMARY.md.
+LOOKED_AT_ONCE = ("final", "second", "confirm", "clinic", "same")
+
+# The benchmarks of backgrounds by their stages.
+BACKGROUNDS = {
+    "traps": "Traps, colour casts, folds 0 to 2: settings are chosen here",
+    **{f"rho_{rho}": f"The same with ties of {rho:g}, fold 0" for rho in RHOS},
+    "confirm": "Traps, vignette, ruler and hair, folds 3 and 4: confirmation",
+    "clinic": "Another clinic",
+    "same": "The same clinics, folds 3 and 4",
+}
+
+# Of the same clinics, what other comparisons have run already.
+STORED = ["sampler", "sampler_remix", "p_0.5"]
+
+COLLECTIONS, TOLD = "collections.npz", "background.json"
+BALANCED, TIED, NEVI = "balanced accuracy", ", ".join(sorted(RARE)), "NV"
+ALL = tuple(range(len(CLASSES)))
+TIED_CLASSES, NV = [CLASSES.index(name) for name in RARE], CLASSES.index("NV")
+
+# What stands in a column of the table over all, if the benchmark has it.
+ROLES = ("sampler", "Remix", "uniform", "exchange", "true masks")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A benchmark whose runs are all done.
+
+    Args:
+        primary: the quantity that decides.
+        roles: the method in each of `ROLES` that it has.
+        hopes: what was hoped for, what was found, and whether it is met.
+        body: the tables.
+    """
+
+    primary: Levels
+    roles: dict[str, str]
+    hopes: list[tuple[str, str, str]]
+    body: str
+
+
+def verdict(found: Found | None, least: float, bound: float | None = 0.0) -> str:
+    """Say whether a figure is as high as hoped for: `met`, `not met` or `not shown`.
+
+    Args:
+        found: the figure; None where there is none.
+        least: that its mean should reach.
+        bound: that its interval should be above; where it is inside the interval, nothing is
+            shown. None asks for the mean alone.
+    """
+    if found is None or (bound is not None and found.interval[0] <= bound <= found.interval[1]):
+        return "not shown"
+    return "met" if found.mean >= least and (bound is None or found.mean > bound) else "not met"
+
+
+# ------------------------------------------------------------------------------- comparisons
+
+
+def confirm(results: Results) -> Compared:
+    """Compare with exchanged artefacts, on the folds on which nothing was chosen."""
+    records = finished(STAGES["confirm"], results)
+    held = held_images(results.cases, SECOND_FOLDS)
+    predicted = _pooled([of_test(one, "exchanged") for one in records], CONFIRMED, SECOND_FOLDS)
+    quantities = {BALANCED: ALL, TIED: TIED_CLASSES, NEVI: [NV]}
+    right = {name: correct(p, held.labels) for name, p in predicted.items()}
+    found = measure_levels(right, held.labels, held.lesions, quantities)
+    balanced, tied = found[BALANCED], found[TIED]
+    pairs = [(CHOSEN, "sampler"), (CHOSEN, REMIX), (CHOSEN, ANY), (CEILING, "sampler")]
+    shares = [one.share_of_gain(CHOSEN, CEILING, "sampler") for one in (balanced, tied)]
+    cells = ["-" if one is None else _share(one) for one in shares]
+    hopes = [
+        _hope(f"{BALANCED}, minus `{name}`", balanced.difference(CHOSEN, name), 0.08)
+        for name in ("sampler", REMIX, ANY)
+    ]
+    hopes.append(_hope(f"{TIED}, minus `sampler`", tied.difference(CHOSEN, "sampler"), 0.15))
+    share = f"{BALANCED}, share of the gain of `{CEILING}`: at least 75 %"
+    hopes.append((share, cells[0], verdict(shares[0], 0.75)))
+    body = (
+        f"{stage_table(STAGES['confirm'], results)}\nWith exchanged artefacts:\n\n"
+        f"{_differences(pairs, found)}"
+        f"| `{CHOSEN}`, share of the gain of `{CEILING}` | {' | '.join(cells)} | - |\n"
+    )
+    roles = ("sampler", REMIX, ANY, CHOSEN, CEILING)
+    return Compared(balanced, dict(zip(ROLES, roles, strict=True)), hopes, body)
+
+
+def clinic(results: Results) -> Compared:
+    """Compare on collections that were not trained on, over the classes that they have.
+
+    Lesions and seeds are drawn for each collection without regard to the other: its lesions are
+    others, and so are its trainings.
+
+    Raises:
+        ValueError: if it is not known which collection an image is from.
+    """
+    if not isinstance(results.cases, Collections):
+        raise ValueError(
+            f"Expected to know the collection of each image, but {COLLECTIONS} is not there: make "
+            "it with `python -m benchmarks.isic2018 collections --data FOLDER`."
+        )
+    records = finished(STAGES["clinic"], results)
+    means, columns, nevi = [], {}, {}
+    for place, name in enumerate(CLINICS):
+        held = held_images(results.cases, [name])
+        right = {
+            arm: correct(p, held.labels) for arm, p in _pooled(records, ELSEWHERE, [name]).items()
+        }
+        present = held.labels.unique().tolist()
+        quantities = {BALANCED: present, NEVI: [NV]}
+        found = measure_levels(right, held.labels, held.lesions, quantities, seed=place)
+        means.append(found[BALANCED])
+        columns[f"`{name}`, {len(present)} classes"] = found[BALANCED]
+        nevi[f"NV, `{name}`"] = found[NEVI]
+    mean = average_levels(means)
+    quantities_of = {f"{BALANCED}, both": mean, **columns, **nevi}
+    pairs = [(CHOSEN, "sampler"), (CHOSEN, REMIX), (CEILING, "sampler")]
+    hopes = [
+        _hope(f"{BALANCED}, both, minus `{name}`", mean.difference(CHOSEN, name), 0.02)
+        for name in ("sampler", REMIX)
+    ]
+    body = f"{_levels(ELSEWHERE, quantities_of)}\n{_differences(pairs, quantities_of)}"
+    roles = {"sampler": "sampler", "Remix": REMIX, "exchange": CHOSEN, "true masks": CEILING}
+    return Compared(mean, roles, hopes, body)
+
+
+def same(results: Results) -> Compared:
+    """Compare where nothing misleads, at exponents that the other fold chooses."""
+    names = [*CONTROLS, *STORED]
+    held = held_images(results.cases, SECOND_FOLDS)
+    sizes = [len(results.cases.part(fold, held=True)) for fold in SECOND_FOLDS]
+    folds = torch.tensor([int(fold) for fold in SECOND_FOLDS]).repeat_interleave(
+        torch.tensor(sizes)
+    )
+    plain, moved, exponents = {}, {}, []
+    for name, p in _pooled(finished(_same_runs(), results), names, SECOND_FOLDS).items():
+        adjusted, chosen = cross_fit(p, held.labels, folds, held.counts)
+        plain[name], moved[name] = correct(p, held.labels), correct(adjusted, held.labels)
+        exponents.append(f"`{name}` {' and '.join(f'{one:.1f}' for one in chosen.values())}")
+    quantities = {BALANCED: ALL, NEVI: [NV]}
+    best, raw = (measure_levels(r, held.labels, held.lesions, quantities) for r in (moved, plain))
+    columns = {
+        f"{BALANCED}, best exponent": best[BALANCED],
+        "raw": raw[BALANCED],
+        "NV, best exponent": best[NEVI],
+        "NV, raw": raw[NEVI],
+    }
+    hopes = [
+        _hope(
+            f"{BALANCED}, best exponent, minus `{name}`",
+            best[BALANCED].difference(CHOSEN, name),
+            -0.005,
+            -0.025,
+        )
+        for name in ("sampler_remix", "p_0.5")
+    ]
+    hopes += [
+        _hope(f"{name}, minus `sampler`", columns[name].difference(CHOSEN, "sampler"), -0.02, None)
+        for name in ("NV, best exponent", "NV, raw")
+    ]
+    pairs = [(CHOSEN, name) for name in [*reversed(STORED), *CONTROLS] if name != CHOSEN]
+    each = " and ".join(f"fold {fold}" for fold in SECOND_FOLDS)
+    body = (
+        f"{_levels(names, columns)}\n{_differences(pairs, columns)}\n"
+        f"Exponents for {each}, each chosen on the other over all seeds: {', '.join(exponents)}. "
+        "The intervals take them as they are. The runs of "
+        f"{', '.join(f'`{name}`' for name in STORED)} are those of the comparisons below; "
+        "`p_0.5`, the only one of them with maps, had border contrast at 64 pixels a side, the "
+        "runs made for this have 32.\n"
+    )
+    roles = ("sampler", "sampler_remix", "uniform_any_half", CHOSEN)
+    return Compared(best[BALANCED], dict(zip(ROLES, roles, strict=False)), hopes, body)
+
+
+def other_images(results: Results, stage: str) -> Compared | str:
+    """Compare on CIFAR-10-LT, or say how much of it was run."""
+    keys = [f"{stage}/{a}/test/{s}" for a in cifar10_lt.METHODS for s in cifar10_lt.SEEDS]
+    done = sum(key in results.runs for key in keys)
+    if done < len(keys) or results.cases is None:
+        return f"not run ({done} of {len(keys)} runs)"
+    roles = {"sampler": "sampler", "Remix": "remix", "uniform": "uniform", "exchange": "exchange"}
+    right = {}
+    for arm in roles.values():
+        found = cifar10_lt.correct(results, stage, arm, "exchanged")
+        right[arm] = torch.stack([found[seed] for seed in cifar10_lt.SEEDS])
+    labels = results.cases.labels
+    classes = {BALANCED: range(cifar10_lt.K)}
+    levels = measure_levels(right, labels, torch.arange(len(labels)), classes)
+    return Compared(levels[BALANCED], roles, [], "")
+
+
+def _same_runs() -> list[Run]:
+    return STAGES["same"] + [run for run in STAGES["second"] if run.arm in STORED]
+
+
+def _pooled(
+    records: Sequence[Record], names: Sequence[str], folds: Sequence[str]
+) -> dict[str, Tensor]:
+    """Take the predictions `(S,N,7)` of methods, which all have the same seeds."""
+    pooled = {one.name: one.probabilities for one in pool_methods(records, folds)}
+    return {name: pooled[name] for name in names}
+
+
+def _hope(of: str, found: Found, least: float, bound: float | None = 0.0) -> tuple[str, str, str]:
+    asked = f"{of}: at least {100 * least:+g}"
+    if bound:
+        asked += f", the interval above {100 * bound:g}"
+    return asked, _signed(found), verdict(found, least, bound)
+
+
+def _signed(found: Found) -> str:
+    return f"{100 * found.mean:+.1f} ({span(*found.interval)}), {found.above} of {found.seeds}"
+
+
+def _share(found: Found) -> str:
+    return f"{100 * found.mean:.0f} % ({' to '.join(f'{100 * x:.0f}' for x in found.interval)})"
+
+
+def _levels(names: Sequence[str], quantities: Mapping[str, Levels]) -> str:
+    """Write each quantity of each method with its interval."""
+    lines = [f"| method | {' | '.join(quantities)} |\n| --- |{' --- |' * len(quantities)}\n"]
+    for name in names:
+        found = [of.level(name) for of in quantities.values()]
+        cells = [f"{percent(one.mean)} ({span(*one.interval)})" for one in found]
+        lines.append(f"| {name} | {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+def _differences(pairs: Sequence[tuple[str, str]], quantities: Mapping[str, Levels]) -> str:
+    """Write differences in points with their intervals, and the seeds that have them above 0."""
+    lines = [f"| difference | {' | '.join(quantities)} |\n| --- |{' --- |' * len(quantities)}\n"]
+    for a, b in pairs:
+        cells = [_signed(of.difference(a, b)) for of in quantities.values()]
+        lines.append(f"| `{a}` minus `{b}` | {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+# ------------------------------------------------------------------------------------ stages
+
+_COMPARISONS = {"confirm": confirm, "clinic": clinic, "same": same}
+
+
+def compare_stage(stage: str, results: Results) -> Compared | str:
+    """Compare one of `confirm`, `clinic` and `same`, or say how much of it was run."""
+    runs = _same_runs() if stage == "same" else STAGES[stage]
+    done = sum(run.key in results.runs for run in runs)
+    if done < len(runs):
+        return f"not run ({done} of {len(runs)} runs)"
+    return _COMPARISONS[stage](results)
+
+
+def backgrounds(results: Results, compared: Mapping[str, Compared | str]) -> str:
+    """Write the tables of each benchmark of backgrounds, or how much of it was not run.
+
+    What is chosen from shows what there is, fold 0 alone where not all folds are there yet; the
+    other stages show nothing until all of their runs are done.
+    """
+    parts = []
+    for stage, title in BACKGROUNDS.items():
+        runs = STAGES[stage]
+        missing = [run.key for run in runs if run.key not in results.runs]
+        shown, comparison = runs, compared.get(stage)
+        if stage == "traps" and missing:
+            shown = [run for run in runs if run.fold == CHOOSING_FOLDS[0]]
+        if len(missing) == len(runs):
+            body = NO_RUNS
+        elif isinstance(comparison, Compared):
+            body = f"{comparison.body}\n{_hopes(comparison)}"
+        elif comparison is not None:
+            body = "Shown when all runs are done.\n"
+        else:
+            body = stage_table(shown, results)
+        if missing:
+            body += f"\n{len(runs) - len(missing)} of {len(runs)} runs are done."
+            body += f" Not run: {_grouped(missing)}.\n"
+        note = " (fold 0 alone)" if shown is not runs else ""
+        parts.append(f"**{title}**{note}\n\n{body}")
+    return "\n".join(parts)
+
+
+def _hopes(compared: Compared) -> str:
+    """Write what was hoped for beside what was found."""
+    rows = "".join(f"| {' | '.join(hope)} |\n" for hope in compared.hopes)
+    return f"| hoped for, of `{CHOSEN}` | found | |\n| --- | --- | --- |\n{rows}"
+
+
+def _grouped(keys: Sequence[str]) -> str:
+    """Name runs in short, those of an arm together."""
+    arms: dict[str, int] = {}
+    for key in keys:
+        arm = key.split("/")[1]
+        arms[arm] = arms.get(arm, 0) + 1
+    return ", ".join(f"`{arm}` {number}" for arm, number in arms.items())
+
+
+# ------------------------------------------------------------------------------- the overview
+
+
+def overview(benchmarks: Mapping[str, Compared | str], told: Mapping[str, Any] | None) -> str:
+    """Write one table over the benchmarks, and a sentence of each.
+
+    Args:
+        benchmarks: by where they were measured, or how much of them was run.
+        told: what `measure_background` found; None where it was not run.
+    """
+    heads = [*ROLES, "exchange minus sampler", "exchange minus Remix", "hopes met"]
+    lines = [f"| | {' | '.join(heads)} |\n| --- |{' --- |' * len(heads)}\n"]
+    sentences = []
+    for where, found in benchmarks.items():
+        sentences.append(f"- {_sentence(where, found)}\n")
+        if isinstance(found, str):
+            cells = [found, *["-"] * (len(heads) - 1)]
+        else:
+            cells = [
+                percent(found.primary.level(found.roles[role]).mean) if role in found.roles else "-"
+                for role in ROLES
+            ]
+            cells += [_signed(_gain(found, over)) for over in ("sampler", "Remix")]
+            met = sum(hope[2] == "met" for hope in found.hopes)
+            cells.append(f"{met} of {len(found.hopes)}" if found.hopes else "-")
+        lines.append(f"| {where} | {' | '.join(cells)} |\n")
+    sentences.append(f"- {_sentence_of_background(told)}\n")
+    return (
+        f"{''.join(lines)}\nBalanced accuracy in percent, differences in points with 95 % "
+        "intervals and the seeds that have them above 0. Hopes were written down before the runs; "
+        "one is met if the mean is as high and the interval above 0 (in the same clinics above "
+        f"-2.5), and not shown if the interval has that in it.\n\n{''.join(sentences)}"
+    )
+
+
+def _gain(found: Compared, over: str) -> Found:
+    return found.primary.difference(found.roles["exchange"], found.roles[over])
+
+
+def _sentence(where: str, found: Compared | str) -> str:
+    if isinstance(found, str):
+        return f"{where}: {found}."
+    levels = {role: found.primary.level(name).mean for role, name in found.roles.items()}
+    gain = _gain(found, "sampler")
+    inside = gain.interval[0] <= 0 <= gain.interval[1]
+    way = "more" if gain.mean > 0 else "fewer"
+    text = (
+        f"{where}: of 100 images, every class counting alike, an exchange of backgrounds gets "
+        f"{percent(levels['exchange'])} right, {percent(abs(gain.mean))} {way} than no mixing "
+        f"({'within' if inside else 'beyond'} what chance explains) and "
+        f"{100 * _gain(found, 'Remix').mean:+.1f} against Remix"
+    )
+    for kind in ("not met", "not shown"):
+        if some := [hope for hope, _, how in found.hopes if how == kind]:
+            text += f"; {kind}: {'; '.join(some)}"
+    return f"{text}."
+
+
+def _sentence_of_background(told: Mapping[str, Any] | None) -> str:
+    command = "`python -m benchmarks.isic2018 background --data FOLDER`"
+    if told is None:
+        return f"How much of the class the background tells was not measured ({command})."
+    one, inner = told["background"], told["object"]
+    more = (
+        "so there is something for a network to learn that another clinic may not have"
+        if one["low"] > told["chance"]
+        else "so there is little that a network could learn from it"
+    )
+    return (
+        f"What decides whether to exchange: colours and texture outside the lesion alone tell the "
+        f"class of {percent(one['accuracy'])} of 100 images ({span(one['low'], one['high'])}), "
+        f"those of the lesion {percent(inner['accuracy'])}, chance {percent(told['chance'])}, "
+        f"every class counting alike, {more} ({command}, {one['images']:,} images)."
+    )
+
+
+def write_backgrounds(results: Results, others: Results, page: Path) -> None:
+    """Put the table over all benchmarks and their own tables between the marks of a page.
+
+    Beside the page lie the collections of the images and how much the background tells, if known.
+
+    Args:
+        results: of the study.
+        others: of CIFAR-10-LT.
+        page: the report.
+
+    Raises:
+        ValueError: if the page lacks a mark, or a collection is needed and not known.
+    """
+    results = _with_collections(results, page.parent / COLLECTIONS)
+    compared = {stage: compare_stage(stage, results) for stage in _COMPARISONS}
+    benchmarks = {
+        "Artefacts exchanged, same clinics": compared["confirm"],
+        "Another clinic": compared["clinic"],
+        "Same clinics, nothing misleads": compared["same"],
+        "Other images, frames exchanged": other_images(others, "framed"),
+    }
+    path = page.parent / TOLD
+    told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    text = fill(page.read_text(encoding="utf-8"), "overview", overview(benchmarks, told))
+    page.write_text(fill(text, "backgrounds", backgrounds(results, compared)), encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------ from the data
+
+
+def measure_background(data: Path, path: Path) -> dict[str, Any]:
+    """Measure how much of the class colours and texture around the lesion tell, and write it.
+
+    A linear classifier is tested on lesions that were held out. See `spmix_aug.look.background`.
+
+    Args:
+        data: folder in the challenge's layout, with lesion masks.
+        path: the JSON file to write.
+
+    Returns:
+        `background` and, for comparison, `object`, the lesion: each with balanced `accuracy` and
+        its 95 % interval, `low` and `high`, in [0, 1], `recall` by class, `images` and `lesions`.
+        And `chance`.
+    """
+    records = read_records(data)
+    images = LesionImages(records)
+    around, inside = [], []
+    for places in torch.arange(len(records)).split(128):
+        pixels = torch.stack([images[i][0] for i in places.tolist()])
+        masks = torch.stack(
+            [read_lesion_mask(data, records[i].image) for i in places.tolist()]
+        ).bool()
+        for features, part in zip((around, inside), background_of(pixels, masks), strict=True):
+            features.append(colour_and_texture(pixels, part))
+    labels, lesions = torch.tensor(images.labels), [record.lesion for record in records]
+    found: dict[str, Any] = {"chance": 1 / len(CLASSES)}
+    for name, features in {"background": around, "object": inside}.items():
+        generator = torch.Generator().manual_seed(0)
+        told = cross_validate(torch.cat(features), labels, lesions, generator)
+        if told is None or len(told.classes) < len(CLASSES):
+            raise ValueError(
+                f"Expected five lesions or more of every class in {data}, but got fewer: give a "
+                "folder with more images."
+            )
+        found[name] = _told(told)
+    write_json(path, found)
+    return found
+
+
+def _told(told: Told) -> dict[str, Any]:
+    shares = {"accuracy": told.accuracy, "low": told.low, "high": told.high}
+    recall = dict(zip(CLASSES, told.recall.tolist(), strict=True))
+    return {
+        **{name: round(value, 6) for name, value in shares.items()},
+        "recall": {name: round(value, 6) for name, value in recall.items()},
+        "images": told.images,
+        "lesions": told.groups,
+    }
+
+
+def write_collections(data: Path, path: Path) -> None:
+    """Write which collection each image of a folder comes from, in the order of its records.
+
+    Raises:
+        ValueError: if the folder does not say.
+    """
+    sources = read_sources(data, [record.image for record in read_records(data)])
+    if not sources.all():
+        raise ValueError(f"Expected {data / 'splits' / 'sources.csv'}, but it is not there.")
+    names, numbers = np.unique(sources, return_inverse=True)
+    arrays = {"names": names, "numbers": numbers.astype(np.int8)}
+    write_whole(path, lambda temporary: np.savez_compressed(temporary, **arrays))
+
+
+def _with_collections(results: Results, path: Path) -> Results:
+    """Add the collections of the images to them, if they are known."""
+    if results.cases is None or isinstance(results.cases, Collections) or not path.exists():
+        return results
+    with np.load(path) as arrays:
+        sources = arrays["names"][arrays["numbers"]]
+    return replace(results, cases=Collections(**vars(results.cases), sources=sources))
