@@ -74,6 +74,7 @@ def in_child(
     Its module calls `answer` where it is run.
 
     Raises:
+        RuntimeError: if the process fails, with the end of what it said.
         subprocess.TimeoutExpired: if it takes longer than `limit_s`.
     """
     environment = {**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT}
@@ -82,15 +83,21 @@ def in_child(
         environment["GLIBC_TUNABLES"] = str(ALLOCATORS[allocator])
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
-        subprocess.run(
+        ended = subprocess.run(
             [sys.executable, "-m", function.__module__, function.__name__, str(out)],
             input=json.dumps(arguments),
             text=True,
             env=environment,
             cwd=Path(__file__).parents[1],
             timeout=limit_s,
-            check=True,
+            stderr=subprocess.PIPE,  # also of a process that dies without a traceback
+            check=False,
         )
+        sys.stderr.write(ended.stderr)
+        if ended.returncode:
+            said = ended.stderr[-4000:].strip()
+            status = f"Expected {function.__name__} to end with status 0, but got"
+            raise RuntimeError(f"{status} {ended.returncode}:\n{said}")
         return json.loads(out.read_text())
 
 

@@ -8,6 +8,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+# Warnings of torch's own, once a process, of which no test is guilty.
+CUDA_SAYS = (
+    "Synchronization debug mode is a prototype",
+    "Attempting to run cuBLAS, but there was no current CUDA context",  # in a backward pass
+)
+
 settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -33,6 +39,9 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if torch.device(config.getoption("--device")).type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # of convolutions, ten bits are no oracle
+        torch.backends.cudnn.deterministic = True  # what is compared to the bit
+    for said in CUDA_SAYS:
+        config.addinivalue_line("filterwarnings", f"ignore:{said}")
 
 
 @pytest.fixture(scope="session")

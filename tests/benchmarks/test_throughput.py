@@ -168,6 +168,12 @@ def test_a_child_has_its_allocator():
     assert_times(found["ms"], rounds=1)
 
 
+def test_a_child_that_fails_says_why():
+    arguments = {"name": "no such entry", "part": "mix", "size": 2, "side": 32, "device": "cpu"}
+    with pytest.raises(RuntimeError, match=r"(?s)memory to end .* but got 1:\n.*StopIteration"):
+        throughput_parts.in_child(throughput_parts.memory, "default", **arguments)
+
+
 def test_a_tiny_run_measures_mixes_and_saliency(monkeypatch, tmp_path):
     needs = {"spmix_aug", "torch", "torchvision", "timm", "kornia"}
     some = [entry for entry in peers.ENTRIES if entry.needs in needs and entry.part != "models"]
