@@ -17,6 +17,7 @@ from spmix_aug import SaliencyPatchMix
 
 pytest.importorskip("matplotlib")
 from PIL import Image
+from PIL import __version__ as pillow
 
 from spmix_aug.look import background, data, page, pairs
 from spmix_aug.look.__main__ import main
@@ -248,6 +249,8 @@ def test_images_of_all_modes_are_read(tmp_path, mode):
         image = image.convert("RGBA").convert(mode)
     else:
         image = image.convert("RGB").convert("L" if mode == "F" else mode).convert(mode)
+    if mode == "YCbCr" and int(pillow.split(".")[0]) < 13:
+        pytest.skip("Pillow 12 cannot read the TIFF of YCbCr that it writes")
     image.save(tmp_path / "image.tif")
     read, remark = data.read_image(tmp_path / "image.tif", (40, 32))
     assert read.shape == (32, 40, 3)
