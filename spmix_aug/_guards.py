@@ -11,13 +11,8 @@ from spmix_aug.batch import unit_range
 from spmix_aug.functional.patches import FLAT_SCORES, patch_grid
 
 LOOKS = 3  # batches of a mixer that are looked at
-LOOKED_AT = (
-    "class_counts",
-    "saliency",
-    "patch_size",
-    "mean",
-    "std",
-)  # settings after which it looks again
+# Settings after which it looks again.
+LOOKED_AT = ("class_counts", "saliency", "patch_size", "mean", "std")
 FEWEST_PATCHES = 16
 IMAGES, POINTS = 8, 16  # looked at in a batch, and along a side of an image
 OUTSIDE = 0.05  # share of pixels that may be outside [0, 1], and how far: a resize overshoots

@@ -39,8 +39,6 @@ PairingFunction = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
 Batch = TypeVar("Batch", bound=Sequence[Any] | MutableMapping[str, Any])
 
 PAIRINGS = {"relative": pairings.draw_at_least_as_frequent, "any": pairings.draw_other}
-
-
 MOST_PLACES = 1_000_000  # of a tuple, from either end
 
 

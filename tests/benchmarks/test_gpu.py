@@ -96,7 +96,7 @@ def test_a_part_has_a_process_and_a_time_limit(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_machine_without_a_gpu_is_told_how_to_try(tmp_path, capsys):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         gpu.main(["--out", str(tmp_path / "gpu")])
     assert "torch sees no GPU here; --device cpu makes a trial" in capsys.readouterr().err
 
