@@ -482,7 +482,8 @@ class SaliencyPatchMix(nn.Module):
         if counts is None:
             counts = pairings.class_counts_in(classes, self.num_classes)
         order = counts[classes].argsort(stable=True).tolist()
-        mixed = [i for i in order if plan.partner[i] != i][: _checks.as_integer("rows", rows)]
+        mixed = [i for i in order if plan.partner[i] != i]
+        mixed = _differing(images, plan.partner, mixed, _checks.as_integer("rows", rows))
         wanted, hint = "to have a sample with a partner", "give a larger batch, or other `pairing`"
         expect(bool(mixed), "images", wanted, f"{len(images)} that have none", hint)
         return plot_plan(images, plan, labels, samples=mixed, class_names=class_names)
@@ -561,6 +562,21 @@ class SaliencyPatchMix(nn.Module):
         if not self._home.is_away():  # a copy, or read from a file
             self._home, self._shared = Home.here(), new_shared()
             publish_numbers(self)
+
+
+def _differing(images: Tensor, partner: Tensor, samples: list[int], most: int) -> list[int]:
+    """Choose samples in their order, images that were drawn twice into the batch last.
+
+    Also last is an image beside itself.
+    """
+    new: list[int] = []
+    again: list[int] = []
+    for i in samples:
+        others = [*new, int(partner[i])]
+        (again if any(torch.equal(images[i], images[j]) for j in others) else new).append(i)
+        if len(new) == most:
+            break
+    return (new + again)[:most]
 
 
 def _named(value: object) -> str:

@@ -301,6 +301,21 @@ def test_plot_mixes_every_row_and_leaves_the_mixer_alone(batch):
     assert "Rows: sample 8" in mixer.plot(images, rows).get_label()
 
 
+def test_plot_shows_an_image_that_was_drawn_twice_once():
+    images = torch.rand(6, 3, 8, 8)
+    images[1] = images[2] = images[0]  # the rare one, whose partner may be itself again
+    labels = torch.tensor([1, 1, 1, 0, 0, 0])
+
+    def with_partner_3(labels, counts, generator):
+        return torch.tensor([1, 3, 3, 4, 5, 3])
+
+    mixer = SaliencyPatchMix(class_counts=[30, 3], pairing=with_partner_3)
+    told = mixer.plot(images, labels, rows=4).get_label()
+    assert re.findall(r"sample (\d)", told) == ["1", "3", "4", "5"]
+    told = mixer.plot(images, labels, rows=6).get_label()
+    assert re.findall(r"sample (\d)", told) == ["1", "3", "4", "5", "0", "2"]
+
+
 def test_plot_needs_a_pair(batch):
     images, labels = batch
     mixer = SaliencyPatchMix(num_classes=3)

@@ -49,7 +49,9 @@ def classes(found: Found, labels: Tensor) -> dict[str, str]:
     sampler = TailHeadPairSampler(labels, BATCH)
     counts = sampler.class_counts
     # Named by numbers here, in which no two blanks could be taken for the end of a column.
-    table = describe(sampler).split("\n\n")[1].splitlines()[1:]
+    low, high = int(counts[counts > 0].min()), int(counts.max())
+    few, many = (round(low * (high / low) ** (part / 3), 6) for part in (1, 2))
+    table = describe(sampler, many=many, few=few).split("\n\n")[1].splitlines()[1:]
     described = [re.split(r" {2,}", line.strip())[1:] for line in table]
     order = counts.argsort(descending=True, stable=True).tolist()
     rows = []
@@ -66,6 +68,8 @@ def classes(found: Found, labels: Tensor) -> dict[str, str]:
         "rarest": escape(found.classes[rarest]),
         "draws": draws,
         "partners": partners,
+        "few": f"{few:,.0f}",
+        "many": f"{many:,.0f}",
         "classes": _table("Images of each class", heads, rows),
     }
 
