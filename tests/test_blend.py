@@ -144,6 +144,7 @@ def test_memory_format_is_kept(large, batch, side, gradients, form):
     partner, ratios = torch.arange(batch).roll(1), torch.rand(batch, 2, 2)
     ratios[partner == torch.arange(batch)] = 1
     mixed = mixed_by(large, images, partner, ratios, 8)
+    assert torch.equal(mixed, mixed_by(large, images.contiguous(), partner, ratios, 8))
     assert mixed.stride() == images.stride()
     assert mixed.requires_grad == gradients
     assert mixed.data_ptr() != images.data_ptr() or batch == 0
