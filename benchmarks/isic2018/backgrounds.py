@@ -291,29 +291,31 @@ def compare_stage(stage: str, results: Results) -> Compared | str:
 def backgrounds(results: Results, compared: Mapping[str, Compared | str]) -> str:
     """Write the tables of each benchmark of backgrounds, or how much of it was not run.
 
-    What is chosen from shows what there is, fold 0 alone where not all folds are there yet; the
-    other stages show nothing until all of their runs are done.
+    What is chosen from shows what there is, on fold 0 and, of the methods that went on to the other
+    folds, on all three; the other stages show nothing until all of their runs are done.
     """
     parts = []
     for stage, title in BACKGROUNDS.items():
         runs = STAGES[stage]
         missing = [run.key for run in runs if run.key not in results.runs]
-        shown, comparison = runs, compared.get(stage)
-        if stage == "traps" and missing:
-            shown = [run for run in runs if run.fold == CHOOSING_FOLDS[0]]
+        comparison = compared.get(stage)
         if len(missing) == len(runs):
             body = NO_RUNS
         elif isinstance(comparison, Compared):
             body = f"{comparison.body}\n{_hopes(comparison)}"
         elif comparison is not None:
             body = "Shown when all runs are done.\n"
+        elif stage == "traps":
+            first = [run for run in runs if run.fold == CHOOSING_FOLDS[0]]
+            body = f"Fold 0:\n\n{stage_table(first, results)}"
+            if any(run.key in results.runs for run in runs if run not in first):
+                body += f"\nFolds 0 to 2:\n\n{stage_table(runs, results)}"
         else:
-            body = stage_table(shown, results)
+            body = stage_table(runs, results)
         if missing:
             body += f"\n{len(runs) - len(missing)} of {len(runs)} runs are done."
             body += f" Not run: {_grouped(missing)}.\n"
-        note = " (fold 0 alone)" if shown is not runs else ""
-        parts.append(f"**{title}**{note}\n\n{body}")
+        parts.append(f"**{title}**\n\n{body}")
     return "\n".join(parts)
 
 

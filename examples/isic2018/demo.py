@@ -1,4 +1,4 @@
-"""Show what guided mixing is for: backgrounds that mislead. About five minutes on two cores.
+"""Show what guided mixing is for: backgrounds that mislead. About six minutes on two cores.
 
 The design below was written down before any of its results was seen, and is not tuned to them. A
 first version had images of 48 pixels, which took five times as long as meant; the smaller size was

@@ -409,8 +409,9 @@ def test_what_was_not_run_is_named_and_what_is_unfinished_not_shown(cases):
     results = Results({run.key: record_of(run, cases, 0.5) for run in runs}, cases)
     compared = {stage: compare_stage(stage, results) for stage in ("confirm", "clinic", "same")}
     traps, *_, confirm, clinic, _ = backgrounds.backgrounds(results, compared).split("\n**")
-    assert "(fold 0 alone)" in traps
+    assert "Fold 0:" in traps
     assert "| sampler | 1 |" in traps
+    assert "Folds 0 to 2" not in traps
     assert f"1 of {len(plan.STAGES['traps'])} runs are done. Not run: `exchange` 3," in traps
     assert traps.endswith(", `sampler` 2.\n")
     assert (
