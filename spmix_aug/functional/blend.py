@@ -58,11 +58,11 @@ def blend_images(
         return images if inplace else images.clone()
     if not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last):
         # As rows of W * C values, in which they lie side by side.
-        channels = images.shape[1]
-        rows = images.permute(0, 2, 3, 1).flatten(2).unsqueeze(1)  # (B,1,H,W*C)
-        ratios = ratios.repeat_interleave(channels, dim=2)
-        mixed = blend_images(rows, partner, ratios, inplace=inplace).squeeze(1)
-        return images if inplace else mixed.unflatten(2, (-1, channels)).permute(0, 3, 1, 2)
+        pixels = images.permute(0, 2, 3, 1)  # (B,H,W,C)
+        rows = pixels.flatten(2).unsqueeze(1)  # (B,1,H,W*C)
+        ratios = ratios.repeat_interleave(images.shape[1], dim=2)
+        mixed = blend_images(rows, partner, ratios, inplace=inplace)
+        return images if inplace else mixed.view(pixels.shape).permute(0, 3, 1, 2)
     ratios = ratios.unsqueeze(2).unsqueeze(1)  # (B,1,rows,1,W)
     shape = (*images.shape[:2], ratios.shape[2], -1, images.shape[3])
     own = images.view(shape)  # (B,C,rows,H/rows,W)
