@@ -276,7 +276,9 @@ def require_images(value: object, mean: Tensor | None = None, std: Tensor | None
     )
     expect_type(images.dtype in IMAGE_DTYPES, "images", wanted, images.dtype, hint)
     ok = images.ndim == 4 and 0 not in images.shape[1:]
-    expect(ok, "images", "to have shape (B,C,H,W) with C, H, W >= 1", images.shape)
+    hints = {3: "add the batch's side, images[None]", 5: "give a pair sampler as batch_sampler="}
+    wanted, hint = "to have shape (B,C,H,W) with C, H, W >= 1", hints.get(images.ndim, "")
+    expect(ok, "images", wanted, images.shape, hint)
     last = images.shape[3] in (3, 4) and images.shape[1] >= 16 and images.shape[2] >= 16
     wanted, hint = "to be (B,C,H,W), not (B,H,W,C)", "give images.permute(0, 3, 1, 2)"
     expect(not last, "images", wanted, images.shape, hint)

@@ -91,6 +91,11 @@ def value_range(images: Tensor, mean: Tensor | None, std: Tensor | None) -> tupl
     if far:
         hint = "give `mean` and `std` of their normalisation"
         return f"Expected `images` in [0, 1], as the mixer has no `mean`, {found}: {hint}.", ""
+    darkest, lightest = (float(extreme) for extreme in torch.aminmax(raw))
+    tiny = darkest > -1e-3 and lightest - darkest > 1e-3 and lightest < 1 / 250
+    if tiny and levels_used(raw) == 0:
+        hint = "divide 8-bit images by 255 once"
+        return f"Expected `images` in [0, 1], but none is brighter than 1/255: {hint}.", ""
     if unnormalised or low < 0 or high > 1 or levels_used(raw) > 0:
         return "", ""
     # Nothing below its mean, nothing above mean and one deviation: as bright images may be, above
@@ -119,6 +124,15 @@ def uncounted(classes: Tensor, counts: Tensor | None) -> str:
     return (
         f"Expected `class_counts` to count the classes of the batch, but {missing} have 0: {hint}."
     )
+
+
+def mixed_before(labels: Any) -> str:
+    """Judge rows given to a mixer in the loop that mixes in a `collate_fn` already."""
+    if not isinstance(labels, Tensor) or not labels.is_floating_point():
+        return ""
+    got = "rows, and a SaliencyPatchMixCollate of this mixer makes such"
+    hint = "leave the call in the loop out, or the collate_fn"
+    return f"Expected `labels` of a batch that is not mixed yet, but got {got}: {hint}."
 
 
 def few_patches(mixer: Any, images: Tensor, patch_size: int) -> str:

@@ -50,6 +50,7 @@ class SaliencyPatchMixCollate:
         wanted = "to have saliency that needs no model"
         expect(not needs_model(mixer.saliency), "mixer", wanted, got, hint)
         self.mixer = mixer
+        mixer._collates = True
         self.collate_fn = collate_fn
 
     def __call__(self, samples: list[Any]) -> Any:
@@ -59,7 +60,7 @@ class SaliencyPatchMixCollate:
             ValueError: if `default_collate` cannot make a batch of them.
         """
         if self.collate_fn is not default_collate:
-            return self.mixer._mix(self.collate_fn(samples), None, inplace=False)
+            return self.mixer._mix(self.collate_fn(samples), None, inplace=False, collating=True)
         try:
             with torch.device(_device_of(samples[0])):  # where numbers would not go by themselves
                 batch = default_collate(samples)
@@ -71,7 +72,7 @@ class SaliencyPatchMixCollate:
                 "collate_fn=torch.utils.data.default_convert, for samples of other sizes or kinds "
                 "one of your own."
             ) from error
-        return self.mixer._mix(batch, None, inplace=True)
+        return self.mixer._mix(batch, None, inplace=True, collating=True)
 
 
 def _device_of(sample: Any) -> torch.device:

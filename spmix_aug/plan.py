@@ -56,6 +56,12 @@ class MixPlan:
         ratios = targets.new_ones(len(targets), *patch_grid(image_size, patch_size))
         return cls(itself, ratios, targets, patch_size, image_size)
 
+    def __repr__(self) -> str:
+        """Show what is planned, without the values."""
+        samples, rows, columns = self.ratios.shape
+        grid = f"patches={rows}x{columns} of {self.patch_size} pixels"
+        return f"MixPlan(samples={samples}, {grid}, image_size={self.image_size})"
+
     def to(self, device: torch.device | str) -> "MixPlan":
         """Bring the plan to a device, as from a worker to where the model is.
 

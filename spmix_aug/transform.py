@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spmix_aug import _checks
 from spmix_aug._checks import expect, expect_type, optional
 from spmix_aug._grids import Size
-from spmix_aug._guards import LOOKED_AT, LOOKS, findings, stacklevel, value_range
+from spmix_aug._guards import LOOKED_AT, LOOKS, findings, mixed_before, stacklevel, value_range
 from spmix_aug._random import Home, draw_uniform, generator_here, new_stream
 from spmix_aug._workers import (
     NUMBERS,
@@ -201,6 +201,7 @@ class SaliencyPatchMix(nn.Module):
             setattr(self, name, given[name])
         self._stream, self._home, self._shared = new_stream(self), Home.here(), new_shared()
         self._fetcher, self._epochs, self._looks = None, 0, LOOKS
+        self._collates = False  # whether a `SaliencyPatchMixCollate` has it
         self._require_fitting()
         publish_numbers(self)
 
@@ -225,14 +226,15 @@ class SaliencyPatchMix(nn.Module):
         number, counts = self.num_classes, self.class_counts
         if number is None and counts is not None:
             number = self.num_classes = len(counts)
-        expect(number is not None, "num_classes", "or `class_counts`", "neither")
+        hint = "give class_counts=sampler.class_counts, or those of your labels"
+        expect(number is not None, "num_classes", "or `class_counts`", "neither", hint)
         given = number if counts is None else len(counts)
         wanted, hint = "to have `num_classes` = {number} counts", "give one of the two"
         expect(given == number, "class_counts", wanted, given, hint, number=number)
         _checks.require_together(self.mean, self.std)
         wanted = "to be at least `floor`, {floor:g}"
-        hint = "it bounds the own image's ratio, and is no Beta parameter as in mixup; a uniform "
-        hint += "ratio r is floor=r, alpha=r"
+        hint = "it bounds the own image's ratio (0.8 in the papers), and is no Beta parameter as "
+        hint += "in mixup; a uniform ratio r is floor=r, alpha=r"
         expect(self.alpha >= self.floor, "alpha", wanted, self.alpha, hint, floor=self.floor)
 
     def forward(
@@ -294,9 +296,19 @@ class SaliencyPatchMix(nn.Module):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Mix a batch, see `forward`."""
 
-    def _mix(self, batch: Any, labels: Any, inplace: bool, off: bool = False, **given: Any) -> Any:
+    def _mix(
+        self,
+        batch: Any,
+        labels: Any,
+        inplace: bool,
+        off: bool = False,
+        collating: bool = False,
+        **given: Any,
+    ) -> Any:
         """Mix a batch in any form by what is `given` to `plan`; `off` leaves it as it is."""
         images, labels, rebuild = unpack_batch(batch, labels, self.image_key, self.label_key)
+        if self._collates and not collating and self._looks > 0 and mixed_before(labels):
+            self._look([mixed_before(labels)])
         if inplace:
             _checks.require_writable(images)  # before anything is drawn
         if off:

@@ -43,6 +43,17 @@ def test_it_collates_then_mixes():
     assert not torch.equal(images[0], samples[0][0])
 
 
+def test_a_batch_that_comes_mixed_is_warned_of_once_in_the_loop():
+    mixer, other = (SaliencyPatchMix(num_classes=2, patch_size=1) for _ in range(2))
+    loader = DataLoader(Blocks(), 8, collate_fn=SaliencyPatchMixCollate(mixer))
+    images, targets = next(iter(loader))
+    other(images, targets)
+    with pytest.warns(UserWarning, match=r"not mixed yet, but got rows.*leave the call .* out"):
+        mixer(images, targets)
+    mixer(images, targets)
+    next(iter(loader))
+
+
 def test_the_mix_is_written_into_the_batch_that_was_made_here_alone(monkeypatch):
     made = []
 

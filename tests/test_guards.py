@@ -55,6 +55,12 @@ WRONG = {
     "normalised, without mean": (normalised(RAW), {}, "give `mean` and `std`"),
     "normalised to -1 and 1": (normalised(RAW, [0.5], [0.5]), {}, "give `mean` and `std`"),
     "half precision": (normalised(RAW).bfloat16(), {}, "give `mean` and `std`"),
+    "divided by 255 twice": (UNIT / 255, {}, "divide 8-bit images by 255 once"),
+    "that, then normalised": (
+        normalised(RAW / 255),
+        {"mean": MEAN, "std": STD},
+        "divide 8-bit images by 255 once",
+    ),
     "floats to 255": (RAW.float(), {}, "divide them by 255"),
     "floats to 255 with mean": (RAW.float(), {"mean": MEAN, "std": STD}, "divide them by 255"),
     "normalised twice": (

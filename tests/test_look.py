@@ -386,18 +386,20 @@ def test_the_statistics_are_of_what_is_within():
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "low", "words"),
+    ("accuracy", "low", "high", "words"),
     [
-        (0.5, 0.4, "tells much of the class: 50.0 (40.0 to 60.0) of 100"),
-        (0.37, 0.35, "tells little of the class"),
-        (0.4, 0.3, "does not tell the class"),
+        (0.5, 0.4, 0.6, "tells much of the class: 50.0 (40.0 to 60.0) of 100"),
+        (0.5, 0.35, 0.6, "tells a little of the class"),
+        (0.4, 0.3, 0.6, "may tell something of the class or nothing"),
+        (0.34, 0.3, 0.38, "does not tell the class"),
     ],
 )
-def test_one_sentence_tells_what_follows(accuracy, low, words):
+def test_one_sentence_tells_what_follows(accuracy, low, high, words):
     found = data.Found(Path(), [], torch.tensor([]), ["a", "b", "c", "d"])
-    told = background.Told([0, 1, 3], torch.full((3,), accuracy), accuracy, low, 0.6, 90, 90)
+    told = background.Told([0, 1, 3], torch.full((3,), accuracy), accuracy, low, high, 90, 90)
     text = page.guidance(found, told, None, 0)
     assert f"The background alone {words}" in text
+    assert ("But no masks were given" in text) == (" tells" in f" {words}")
     assert "near-duplicates" in text
     assert "left out: c." in text
     assert "Too few images" in page.guidance(found, None, None, 0)

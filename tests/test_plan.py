@@ -29,6 +29,12 @@ def make_plan(
     return MixPlan(partner, ratios, torch.ones(batch, 1), patch_size, size).to(device)
 
 
+def test_its_repr_has_sizes_and_no_values():
+    plan = make_plan(4, (28, 30), 2)
+    told = "MixPlan(samples=4, patches=14x15 of 2 pixels, image_size=(28, 30))"
+    assert repr(plan) == told
+
+
 @pytest.mark.parametrize("size", [(12, 20), (120, 130)])  # gathered, and one by one
 def test_images_are_blended_patch_by_patch(size, device):
     plan, images = make_plan(4, size, 16, device=device), torch.rand(4, 3, *size, device=device)

@@ -41,7 +41,10 @@ _INPUT = _NAME.format("Training", "Input")
 _TRUTH = _NAME.format("Training", "GroundTruth")
 _TEST = "test"
 _IMAGE = re.compile(r"\.(jpe?g|png|bmp|tiff?|webp)$", re.IGNORECASE)
-_WAY_OUT = f"name the folder that holds {_INPUT} and {_TRUTH}, unpacked"
+_WAY_OUT = (
+    f"name the folder that holds {_INPUT} and {_TRUTH}, unpacked; for a folder of images a class "
+    "give --layout folders, for a table --csv FILE"
+)
 
 
 @dataclass(frozen=True)

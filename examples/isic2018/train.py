@@ -344,6 +344,16 @@ class Trainer:
         # The last to be written: an epoch that has its checkpoint has all of its files.
         checkpoints.save(self.out, len(self.history), state)
 
+    def announce(self) -> None:
+        """Say what is trained on, and what to do afterwards."""
+        settings, batches = self.settings, self.batches
+        self._say(
+            f"{int(batches.counts.sum()):,} images of {len(batches.classes)} classes to train on, "
+            f"{len(batches.held_records):,} held out; {settings.epochs} epochs of {batches.steps} "
+            f"steps of {settings.batch_size * self.ranks.size} images. Afterwards: python -m "
+            f"examples.isic2018.report {settings.out} --out report"
+        )
+
     def run(self) -> None:
         """Train the epochs that are left; the last one writes the predictions.
 
@@ -528,9 +538,12 @@ def load_model(run: Path) -> tuple[Settings, nn.Module]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the command line says; problems end with their message and exit code 1."""
     try:
-        Trainer(parse(arguments)).run()
+        trainer = Trainer(parse(arguments))
+        trainer.announce()
+        trainer.run()
     except (ValueError, OSError) as error:  # DataError among them
-        sys.exit(f"error: {error}")
+        # One of a loader's worker comes with that worker's traceback before its own words.
+        sys.exit(f"error: {str(error).rpartition('DataError: ')[2].rstrip()}")
     finally:
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()

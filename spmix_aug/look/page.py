@@ -32,6 +32,13 @@ SHORTCUT = (
     "guidance may add nothing."
 )
 NO_SHORTCUT = "There is no such shortcut that guided mixing could take away."
+MUCH = 0.05  # above guessing
+UNCLEAR = "That is too wide to say; more images would (--sample, or more of the rare classes)."
+NO_MASKS = (
+    "But no masks were given: what border contrast misses of the objects counts as background "
+    "here, so that the figure can be too high. Look at its maps above, or name masks in a table "
+    "(--csv, --mask)."
+)
 NO_GROUPS = (
     "drawn by image, as no groups were given: near-duplicates, as of one patient, place or video, "
     "then inflate the figures. Name groups in a table (--csv, --group)."
@@ -62,7 +69,7 @@ def classes(found: Found, labels: Tensor) -> dict[str, str]:
         rows.append((found.classes[k], [bar, f"{int(counts[k]):,}", f"{group}-shot", *others]))
     rarest = next(k for k in reversed(order) if counts[k] > 0)
     draws, partners = (cell.split()[0] for cell in described[rarest][4:])
-    heads = "class", "", "images", "group", "of the data", "of the draws", "draws", "partners"
+    heads = "class", "", "images", "frequency", "of the data", "of the draws", "draws", "partners"
     return {
         "batches": f"{len(sampler):,} batches of {BATCH}",
         "rarest": escape(found.classes[rarest]),
@@ -144,11 +151,14 @@ def guidance(found: Found, background: Told | None, objects: Told | None, withou
     chance = 1 / len(background.classes)
     guess = f"{_measured(background)} of 100 are right, all classes counted alike, "
     guess += f"where guessing gives {100 * chance:.1f}"
-    if background.low <= chance:
-        answer = f"does not tell the class: {guess}. {NO_SHORTCUT}"
-    else:
-        much = "little" if background.accuracy < chance + 0.05 else "much"
+    if background.low > chance:
+        much = "much" if background.low >= chance + MUCH else "a little"
         answer = f"tells {much} of the class: {guess}. {SHORTCUT}"
+        answer += "" if found.masks else f" {NO_MASKS}"
+    elif background.high >= chance + MUCH:
+        answer = f"may tell something of the class or nothing: {guess}. {UNCLEAR}"
+    else:
+        answer = f"does not tell the class: {guess}. {NO_SHORTCUT}"
     heads, columns = ["told from", "background alone"], [background]
     if objects is not None and objects.classes == background.classes:
         heads, columns = [*heads, "object alone"], [background, objects]

@@ -26,7 +26,7 @@ class TinyViT(nn.Module):
         return self.head(self.patch_embed(images).mean(dim=(2, 3)))
 
 
-def test_the_code_runs(text):
+def test_the_code_runs(text, monkeypatch):
     labels = torch.arange(150) % 7
     images = torch.randn(150, 3, 32, 32)  # normalised
     model = nn.Sequential(
@@ -34,8 +34,8 @@ def test_the_code_runs(text):
     )
     dataset = TensorDataset(images, labels)
     dataset.targets = labels
+    monkeypatch.setattr("torchvision.datasets.ImageFolder", lambda folder, transform: dataset)
     names = {
-        "dataset": dataset,
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), 0.1),
         "epochs": 1,
@@ -64,4 +64,4 @@ def test_its_links_lead_somewhere(text):
 def test_a_first_read_is_short(text):
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     lines = [line for line in prose.splitlines() if not line.startswith("|")]
-    assert len(" ".join(lines).split()) < 950
+    assert len(" ".join(lines).split()) < 900
