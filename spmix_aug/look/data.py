@@ -314,7 +314,8 @@ def read_image(path: Path, size: tuple[int, int]) -> tuple[Pixels, str]:
     """
     with Image.open(path) as image:
         image.draft("RGB", (max(size), max(size)))  # a JPEG is decoded no larger than it need be
-        remark = "" if image.mode in ("1", "L", "P", "RGB") else f"are of mode {image.mode}, taken as RGB"
+        usual = image.mode in ("1", "L", "P", "RGB")
+        remark = "" if usual else f"are of mode {image.mode}, taken as RGB"
         if image.getexif().get(ORIENTATION, 1) != 1:
             remark = "are turned by EXIF"
         upright = ImageOps.exif_transpose(image)
