@@ -347,11 +347,12 @@ class Trainer:
     def announce(self) -> None:
         """Say what is trained on, and what to do afterwards."""
         settings, batches = self.settings, self.batches
+        images, size = int(batches.counts.sum()), settings.batch_size * self.ranks.size
         self._say(
-            f"{int(batches.counts.sum()):,} images of {len(batches.classes)} classes to train on, "
-            f"{len(batches.held_records):,} held out; {settings.epochs} epochs of {batches.steps} "
-            f"steps of {settings.batch_size * self.ranks.size} images. Afterwards: python -m "
-            f"examples.isic2018.report {settings.out} --out report"
+            f"{images:,} images of {len(batches.classes)} classes to train on, "
+            f"{len(batches.held_records):,} held out; epochs: {settings.epochs}, each of "
+            f"{batches.steps:,} steps of {size} images. Afterwards: "
+            f"python -m examples.isic2018.report {settings.out} --out report"
         )
 
     def run(self) -> None:

@@ -319,6 +319,21 @@ def test_bad_input_ends_with_its_message_and_writes_nothing(phantom, tmp_path, a
     assert not out.exists()
 
 
+def test_a_run_says_what_it_does_and_what_is_wrong_without_a_traceback(phantom, tmp_path, capsys):
+    root = tmp_path / "phantom"
+    shutil.copytree(phantom, root)
+    broken = sorted(root.glob("**/*.jpg"))[0]
+    broken.write_bytes(broken.read_bytes()[:300])
+    arguments = ["--data", str(root), "--out", str(tmp_path / "run"), "--hold-out", "test"]
+    options = ["--epochs", "1", "--image-size", "32", "--batch-size", "32", "--device", "cpu"]
+    with pytest.raises(SystemExit, match=rf"^error: \S*{broken.name}: cannot be read[^\n]*$"):
+        train.main([*arguments, *options, "--workers", "1"])
+    told = capsys.readouterr().err
+    assert "100 images of 7 classes to train on, 21 held out" in told
+    assert "epochs: 1, each of 4 steps of 32 images" in told
+    assert f"report {tmp_path / 'run'} --out report" in told
+
+
 def test_a_broken_image_loses_nothing_that_was_saved(settings, tmp_path, phantom, monkeypatch):
     train.Trainer(replace(settings, epochs=1)).run()
     # a later epoch meets a file that broke meanwhile
