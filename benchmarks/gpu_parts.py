@@ -82,7 +82,7 @@ def entries(batch: Batch, names: tuple[str, ...], errors: dict[str, str]) -> Wor
     """Make the entries of that name whose libraries are there."""
     works: Works = {}
     for entry in ENTRIES:
-        if entry.part in ("mix", "busy") and entry.name in names and entry.installed:
+        if entry.part == "mix" and entry.name in names and entry.installed:
             with reported(entry.name, errors):
                 works[entry.name] = batch.restore, entry.make(batch)
     return works

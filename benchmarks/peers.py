@@ -75,7 +75,7 @@ class Entry:
 
     Attributes:
         name: library and call.
-        part: `"mix"`, `"saliency"`, `"tokens"`, `"collate"`, `"models"` or `"busy"`.
+        part: `"mix"`, `"saliency"`, `"tokens"`, `"collate"` or `"models"`.
         make: builds, for a batch, the call to be timed.
         needs: module it cannot do without.
     """
@@ -373,7 +373,7 @@ ENTRIES = (
         mixer(saliency="spectral_residual", p=0.5, inplace=True),
     ),
     Entry("spmix border contrast", "mix", mixer()),
-    Entry("spmix uniform ratio", "busy", mixer(floor=0.8, alpha=0.8)),
+    Entry("spmix uniform ratio", "mix", mixer(floor=0.8, alpha=0.8)),
     Entry("spmix fine-grained", "mix", mixer(saliency="fine_grained")),
     Entry("spmix fine-grained, size=112", "mix", mixer(saliency=FineGrained(size=112))),
     Entry("spmix maps given", "mix", mixer_with_maps()),

@@ -192,7 +192,7 @@ def measure(options: argparse.Namespace) -> None:
         with busy_cores() as cores:
             found = both(
                 parts.speed,
-                parts=["mix", "busy"],
+                parts=["mix"],
                 names=entries_of(BUSY),
                 size=size,
                 side=side,

@@ -31,6 +31,12 @@ PAIRS = (
         (1.4, 0.8),
     ),
     Pair(
+        "mixer, a uniform ratio, new output / torchvision `v2.MixUp`",
+        "spmix uniform ratio",
+        "torchvision v2.MixUp",
+        (0.9, 0.6),
+    ),
+    Pair(
         "mixer, spectral residual, new output / torchvision `v2.MixUp`",
         "spmix spectral residual",
         "torchvision v2.MixUp",
