@@ -59,7 +59,8 @@ SHOWN = {
     "lesion-focus": ["benchmarks/results/lesion_focus_fold0.md"],
     "border-variants": ["benchmarks/results/border_variants_folds1234.md"],
     "performance": [
-        f"benchmarks/results/{name}.md" for name in ("throughput", "saliency_cost", "recipe_step")
+        f"benchmarks/results/{name}.md"
+        for name in ("throughput", "throughput_busy", "saliency_cost", "recipe_step")
     ],
     "security": ["SECURITY.md"],
     "changelog": ["CHANGELOG.md"],
