@@ -307,7 +307,8 @@ class SaliencyPatchMix(nn.Module):
     ) -> Any:
         """Mix a batch in any form by what is `given` to `plan`; `off` leaves it as it is."""
         images, labels, rebuild = unpack_batch(batch, labels, self.image_key, self.label_key)
-        if self._collates and not collating and self._looks > 0 and mixed_before(labels):
+        twice = self._collates and self.training and not (collating or off) and self._looks > 0
+        if twice and mixed_before(labels):
             self._look([mixed_before(labels)])
         if inplace:
             _checks.require_writable(images)  # before anything is drawn
