@@ -116,7 +116,7 @@ FINAL_FOLDS = ("3", "4", "test")
 SECOND_FOLDS = FINAL_FOLDS[:2]
 
 # The comparisons on backgrounds, see PRIMARY.md. First what they are chosen from, then what was
-# chosen by its rule: so far, what the pilot had best.
+# chosen by its rule.
 TRAPPED = [
     "sampler",
     "exchange",
@@ -136,7 +136,7 @@ TRAPPED = [
     "sampler_classifier_last",
     "exchange_cam",
 ]
-CHOSEN, CEILING, REMIX, ANY = "exchange", "exchange_masks", "sampler_remix", "uniform_any"
+CHOSEN, CEILING, REMIX, ANY = "exchange", "exchange_masks", "sampler_remix", "uniform_any_half"
 CONFIRMED = [CHOSEN, "sampler", REMIX, ANY, CEILING]
 ELSEWHERE = [CHOSEN, "sampler", REMIX, CEILING]
 CONTROLS = [CHOSEN, "remix_half", "uniform_any_half", "papers_logit_adjusted"]
