@@ -6,6 +6,7 @@ an accelerator that would make the host wait for the device.
 """
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
@@ -133,19 +134,47 @@ def _way_to_tensor(name: str, value: Any) -> str:
     """Say how a value becomes a tensor, where it can."""
     if hasattr(value, "to_numpy"):  # a Series
         return f"make one with torch.as_tensor({name}.to_numpy())"
+    if isinstance(value, str) and name == "saliency":
+        return f"set the mixer's own, mixer.saliency = {value!r}"
+    if value is None and name == "labels":
+        return "give them, or a whole batch (images, labels)"
+    if isinstance(value, Mapping) and name == "images":
+        return "give a whole batch alone, mixer(batch), and collate samples before"
     if not isinstance(value, ARRAYS) or len(value) == 0:
         return ""
     first = value[0]
     if isinstance(first, (str, bytes)):
-        return f"number them with numpy.unique({name}, return_inverse=True)[1]"
+        if name == "images":
+            return "read the files"
+        # Numbers made batch by batch would be others in each.
+        return f"number the whole data set's once, numpy.unique(all_{name}, return_inverse=True)[1]"
     if isinstance(first, Tensor) and first.ndim > 0:
-        same = all(isinstance(item, Tensor) and item.shape == first.shape for item in value)
-        return f"make one with torch.stack(tuple({name}))" if same else "give one of them"
-    return (
-        ""
-        if isinstance(first, (Tensor, *ARRAYS, dict)) and name == "images"
-        else (f"make one with torch.as_tensor({name})")
-    )
+        if name == "images" and first.ndim > 3:
+            return "plan view by view, mixer.plan(view, labels, partner=plan_of_the_first.partner)"
+        if all(isinstance(item, Tensor) and item.shape == first.shape for item in value):
+            return f"make one with torch.stack(tuple({name}))"
+        if name == "images":
+            return "collate samples of one size with torch.utils.data.default_collate"
+        return "give one of them"
+    if name == "images" and not isinstance(value, np.ndarray):
+        return "collate samples with torch.utils.data.default_collate"
+    return f"make one with torch.as_tensor({name})"
+
+
+def as_function(name: str, value: Any, arguments: str) -> Any:
+    """Accept a callable that can be called with those `arguments`, as far as it tells."""
+    called = value.forward if isinstance(value, nn.Module) else value
+    try:
+        signature = inspect.signature(called)
+    except (TypeError, ValueError):  # as of some builtins
+        return value
+    try:
+        signature.bind(*arguments.split(", "))
+    except TypeError:
+        wanted, got = f"to be callable with ({arguments})", f"one with {signature}"
+        hint = f"wrap it, as lambda {arguments}: f({arguments.partition(',')[0]})"
+        expect(False, name, wanted, got, hint, TypeError)
+    return value
 
 
 def as_instance(name: str, value: Any, kind: type[Kind]) -> Kind:
@@ -276,7 +305,10 @@ def require_images(value: object, mean: Tensor | None = None, std: Tensor | None
     )
     expect_type(images.dtype in IMAGE_DTYPES, "images", wanted, images.dtype, hint)
     ok = images.ndim == 4 and 0 not in images.shape[1:]
-    hints = {3: "add the batch's side, images[None]", 5: "give a pair sampler as batch_sampler="}
+    hints = {
+        3: "add the batch's side, images[None]",
+        5: "give a pair sampler as batch_sampler=, plan view by view; volumes are not mixed",
+    }
     wanted, hint = "to have shape (B,C,H,W) with C, H, W >= 1", hints.get(images.ndim, "")
     expect(ok, "images", wanted, images.shape, hint)
     last = images.shape[3] in (3, 4) and images.shape[1] >= 16 and images.shape[2] >= 16
@@ -360,6 +392,7 @@ def as_maps(value: object, images: Tensor) -> Tensor:
     batch, _, height, width = images.shape
     shapes = (batch, height, width), (batch, 1, height, width)
     wanted, hint = "to have shape {shape}", "resize maps with torch.nn.functional.interpolate"
+    hint = "give maps[..., 0]" if tuple(maps.shape) == (*shapes[0], 1) else hint
     expect(tuple(maps.shape) in shapes, "saliency", wanted, maps.shape, hint, shape=shapes[0])
     expect_type(not maps.is_complex(), "saliency", "to be real", maps.dtype)
     require_on("saliency", maps, images.device, "images'")

@@ -19,14 +19,14 @@ from spmix_aug._random import stream_seed
 # What workers that persist take over at their next epoch.
 NUMBERS = ("training", "p", "alpha", "floor", "jitter")
 # Places in shared memory: the numbers now, those of the workers' epoch, which epoch of which loader
-# that is, and whether a worker that persists has mixed.
+# that is, whether a worker that persists has mixed, and whether anybody has warned.
 NOW, IN_EPOCH = slice(len(NUMBERS)), slice(len(NUMBERS), 2 * len(NUMBERS))
-EPOCH, PERSISTS = -2, -1
+EPOCH, PERSISTS, TOLD = -3, -2, -1
 
 
 def new_shared() -> Tensor:
     """Make the memory that a mixer shares with its copies in workers, forked or spawned."""
-    shared = torch.zeros(2 * len(NUMBERS) + 2, dtype=torch.float64, device="cpu")
+    shared = torch.zeros(2 * len(NUMBERS) + 3, dtype=torch.float64, device="cpu")
     shared.share_memory_()  # type: ignore[no-untyped-call]
     return shared
 
@@ -44,6 +44,13 @@ def require_settable(mixer: Any, name: str) -> None:
     wanted, got = "to stay as it is once workers that persist have mixed", "another value"
     hint = "set it on copy.deepcopy(mixer) and give that to a new loader, or let no workers persist"
     expect(not fixed, name, wanted, got, hint)
+
+
+def already_told(mixer: Any) -> bool:
+    """Whether this mixer has warned, here or in another process; from now on it has."""
+    told = bool(mixer._shared[TOLD])
+    mixer._shared[TOLD] = 1
+    return told
 
 
 def take_over_numbers(mixer: Any) -> None:

@@ -46,7 +46,8 @@ def unpack_batch(
         labels_at = _find_key(batch, label_key, LABEL_KEYS, "label_key")
 
         def into_dict(mixed: Tensor, targets: Tensor) -> Any:
-            rebuilt: Any = copy.copy(batch)
+            # A plain dict by its display, which compiles to one graph.
+            rebuilt: Any = {**batch} if type(batch) is dict else copy.copy(batch)
             rebuilt[images_at], rebuilt[labels_at] = mixed, targets
             return rebuilt
 

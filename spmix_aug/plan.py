@@ -102,7 +102,8 @@ class MixPlan:
         images = _checks.require_images(images)
         shape = (len(self.partner), images.shape[1], *self.image_size)
         wanted = "to have the plan's shape {shape}"
-        expect(tuple(images.shape) == shape, "images", wanted, images.shape, shape=shape)
+        hint = "make a plan for each batch and size; `partner=` keeps the pairs"
+        expect(tuple(images.shape) == shape, "images", wanted, images.shape, hint, shape=shape)
         _checks.require_on("images", images, self.partner.device, "plan's", _MOVE)
         if _checks.as_flag("inplace", inplace):
             _checks.require_writable(images)
@@ -237,7 +238,8 @@ class MixPlan:
         expect_type(tokens.is_floating_point(), "tokens", "to be floating", tokens.dtype, hint)
         ok = tokens.ndim in (3, 4) and len(tokens) == batch and 0 not in tokens.shape[1:]
         wanted = "to have shape (B,N,D), (B,D,h,w) or (B,h,w,D) with the plan's B = {batch}"
-        expect(ok, "tokens", wanted, tokens.shape, batch=batch)
+        hint = "make a plan for each part of a batch that runs through the module"
+        expect(ok, "tokens", wanted, tokens.shape, hint, batch=batch)
         _checks.require_on("tokens", tokens, self.partner.device, "plan's", _MOVE)
 
     def _ratios_on(self, grid: Size) -> Tensor:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -156,8 +157,9 @@ class TailHeadPairSampler(Checked, BatchSampler):
     come from an instance-balanced pass: every sample exactly once an epoch over all ranks. A last
     batch that the pass cannot fill is filled with balanced draws. The instance-balanced places
     come first in a batch: shuffle it for mixers that pair neighbours, as torchvision's MixUp and
-    CutMix do. With `tail_fraction=1` an epoch has as many draws as samples (SPMix,
-    section 2.1, where the two parts are two loaders).
+    CutMix do. In a small batch a share may round to no place or to all (`num_balanced` says), as
+    0.5 of 1 does: one part is left out then. With `tail_fraction=1` an epoch has as many draws as
+    samples (SPMix, section 2.1, where the two parts are two loaders).
 
     An epoch has `1 / (1 - tail_fraction)` times the batches of a plain pass, by default twice as
     many. They follow from `(seed, epoch, num_replicas, rank)` alone. The epoch moves on with each
@@ -177,7 +179,6 @@ class TailHeadPairSampler(Checked, BatchSampler):
 
     Attributes:
         sampler: this rank's instance-balanced pass.
-        class_counts: `(K,)` int64, for `SaliencyPatchMix(class_counts=...)`.
 
     Raises:
         TypeError: if `labels` is a sampler or does not hold integers.
@@ -218,10 +219,15 @@ class TailHeadPairSampler(Checked, BatchSampler):
             _InstanceBalanced(len(classes), num_replicas, rank, seed), batch_size, drop_last
         )
         self.tail_fraction, self.gamma = tail_fraction, gamma
-        self.class_counts = torch.bincount(classes)
+        self._counts = torch.bincount(classes)
         # Samples sorted by class: a class is drawn first, then one of its run in this order.
         self._by_class = torch.argsort(classes, stable=True)
-        self._class_start = self.class_counts.cumsum(0) - self.class_counts
+        self._class_start = self._counts.cumsum(0) - self._counts
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Samples of each class, `(K,)` int64, a copy."""
+        return self._counts.clone()
 
     @property
     def num_balanced(self) -> int:
@@ -247,22 +253,24 @@ class TailHeadPairSampler(Checked, BatchSampler):
     def _batches(self, first: int) -> Iterator[list[int]]:
         """Yield the batches of this epoch from the `first` on."""
         self.sampler.begin()  # now, as a DataLoader asks for two iterators, and uses one
-        places = self.batch_size - self.num_balanced
+        # Settings that are changed meanwhile hold from the next epoch on.
+        number, batch_size, of_balanced = len(self), self.batch_size, self.num_balanced
+        places = batch_size - of_balanced
         order = self.sampler.order()
-        in_pass = min(len(self) * places, len(order))
-        balanced = self._draw_balanced(len(self) * self.batch_size - in_pass)
-        for batch in range(first, len(self)):
+        in_pass = min(number * places, len(order))
+        balanced = self._draw_balanced(number * batch_size - in_pass)
+        for batch in range(first, number):
             from_pass = order[batch * places : (batch + 1) * places]
-            start = batch * self.num_balanced
+            start = batch * of_balanced
             # Only the last batch can lack samples of the pass, so its draws run to the end.
-            stop = start + self.batch_size - len(from_pass)
+            stop = start + batch_size - len(from_pass)
             self.sampler.next_batch = batch + 1
             yield torch.cat([from_pass, balanced[start:stop]]).tolist()
 
     def _draw_balanced(self, number: int) -> Tensor:
         """Draw `number` sample indices with weight `n_class ** -gamma`, with replacement."""
         generator = self.sampler.generator_of(1, self.sampler.rank)
-        counts = self.class_counts.double()
+        counts = self._counts.double()
         # A class of n samples weighs n * n ** -gamma, one without samples nothing.
         weights = counts.clamp(min=1) ** (1 - self.gamma) * (counts > 0)
         if number == 0:
@@ -340,7 +348,9 @@ def _dataset_labels(value: Any) -> Tensor:
     strings = array.ndim == 1 and array.size > 0 and isinstance(array[0], str)
     hint = "number the classes with numpy.unique(labels, return_inverse=True)[1]"
     expect(not strings, "labels", wanted, f"strings, {shown(value)}", hint, TypeError)
-    hint = "give one class index a sample, in the order of the data set"
+    numbers = array.dtype == object and array.ndim == 1 and isinstance(array[0], Integral)
+    convert = "convert class indices with numpy.asarray(labels).astype(int)"
+    hint = convert if numbers else "give one class index a sample, in the order of the data set"
     expect_type(array.dtype != object, "labels", wanted, value, hint)
     array = np.atleast_1d(array)
     if array.ndim == 2 and array.shape[1] == 1:
@@ -349,8 +359,9 @@ def _dataset_labels(value: Any) -> Tensor:
     rows = "take the class of one-hot rows with numpy.argmax(labels, axis=1)"
     hint = rows if array.ndim == 2 else ""
     expect(array.ndim == 1 and array.size > 0, "labels", wanted, torch.Size(array.shape), hint)
-    hint = "convert class indices with numpy.asarray(labels).astype(int)"
-    expect(array.dtype.kind in "iu", "labels", "to be integers", str(array.dtype), hint, TypeError)
+    missing = array.dtype.kind == "f" and bool(np.isnan(array).any())
+    got, hint = ("NaN", "leave such samples out") if missing else (str(array.dtype), convert)
+    expect(array.dtype.kind in "iu", "labels", "to be integers", got, hint, TypeError)
     low, high = int(array.min()), int(array.max())
     wrong, last = low if low < 0 else high, _checks.MOST_CLASSES - 1
     wanted, hint = "to be class indices in 0 to {last}", "number the classes from 0"

@@ -18,6 +18,7 @@ from spmix_aug._guards import LOOKED_AT, LOOKS, findings, mixed_before, stacklev
 from spmix_aug._random import Home, draw_uniform, generator_here, new_stream
 from spmix_aug._workers import (
     NUMBERS,
+    already_told,
     new_shared,
     publish_numbers,
     require_settable,
@@ -53,7 +54,9 @@ def _as_key(name: str, value: Any) -> Any:
 
 def _as_pairing(name: str, value: Any) -> Any:
     """Accept the name of a pairing, or a callable."""
-    return value if callable(value) else _checks.as_choice(name, value, PAIRINGS, " or a callable")
+    if callable(value):
+        return _checks.as_function(name, value, "labels, class_counts, generator")
+    return _checks.as_choice(name, value, PAIRINGS, " or a callable")
 
 
 def _as_generator(name: str, value: object) -> torch.Generator | None:
@@ -230,6 +233,9 @@ class SaliencyPatchMix(nn.Module):
         expect(number is not None, "num_classes", "or `class_counts`", "neither", hint)
         given = number if counts is None else len(counts)
         wanted, hint = "to have `num_classes` = {number} counts", "give one of the two"
+        if given < number:
+            hint = "give spmix_aug.class_counts(labels, {number}), 0 for classes without samples"
+            hint = hint.format(number=number)
         expect(given == number, "class_counts", wanted, given, hint, number=number)
         _checks.require_together(self.mean, self.std)
         wanted = "to be at least `floor`, {floor:g}"
@@ -405,20 +411,25 @@ class SaliencyPatchMix(nn.Module):
                 images = unit_range(images, self.mean, self.std)
             maps: Tensor = provider.low_res_maps(images)
             return maps
-        if not _checks.needs_model(provider):
-            given, images = images, unit_range(images, self.mean, self.std)
+        if type(provider) not in MODEL_BASED:
+            given = images
+            if not _checks.needs_model(provider):
+                images = unit_range(images, self.mean, self.std)
             # A function of the user's own may write into what it is given.
             images = images.clone() if images is given else images
         # Our own read the number of logits off rows; others get indices where they were given.
         rows = labels.ndim == 2 or type(provider) in MODEL_BASED
         given = targets if rows else labels.clone()
-        return _checks.as_maps(provider(images, given, model), images)
+        call = _call_uncompiled if _checks.needs_model(provider) else _call
+        return _checks.as_maps(call(provider, images, given, model), images)
 
     def _look(self, found: list[str]) -> None:
         """Warn once of what may be a mistake, on the first calls with tensors on the CPU."""
         self._looks -= 1
         if found:
             self._looks = -1  # never again
+            if already_told(self):
+                return
             hint = "mixer.check(images, labels) looks at everything."
             warnings.warn("\n".join([*found, hint]), stacklevel=stacklevel())
 
@@ -516,7 +527,8 @@ class SaliencyPatchMix(nn.Module):
             else:
                 counts = self.class_counts.to(device, non_blocking=True)
             if not isinstance(self.pairing, str):  # before the draws, as it may be refused
-                proposed = self.pairing(classes, counts.clone(), generator_here(self))
+                # A function of the user's own may write into what it is given.
+                proposed = self.pairing(classes.clone(), counts.clone(), generator_here(self))
                 name = "the partner that pairing returned"
                 proposed = _checks.as_partner(proposed, batch, device, name)
         cells = batch * grid[0] * grid[1] if self.jitter > 0 else 0
@@ -590,6 +602,14 @@ def _differing(images: Tensor, partner: Tensor, samples: list[int], most: int) -
         if len(new) == most:
             break
     return (new + again)[:most]
+
+
+def _call(provider: Any, images: Tensor, labels: Tensor, model: nn.Module | None) -> Any:
+    return provider(images, labels, model)
+
+
+# What a model's saliency does to leave it as it was cannot be compiled: the graph breaks around it.
+_call_uncompiled = torch.compiler.disable(_call)  # type: ignore[no-untyped-call]
 
 
 def _named(value: object) -> str:

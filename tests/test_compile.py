@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor.utils import run_and_get_code
 
@@ -143,6 +144,35 @@ def test_a_generator_that_is_set_later_draws():
     mixer.generator = torch.Generator().manual_seed(4)
     assert equal(mix(images, labels), found)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@whole
+@pytest.mark.parametrize("form", [dict, tuple])
+def test_a_batch_in_a_form_of_its_own_is_one_graph(form):
+    mixer = SaliencyPatchMix(num_classes=3, saliency=brightness, p=0.0)
+    mix, counter = compiled(mixer)
+    images, labels = data(8)
+    batch = {"image": images, "label": labels, "id": 5} if form is dict else (images, labels, 5)
+    found, expected = mix(batch), mixer(batch)
+    assert type(found) is form
+    places = ("image", "label", "id") if form is dict else (0, 1, 2)
+    assert equal([found[at] for at in places[:2]], [expected[at] for at in places[:2]])
+    assert found[places[2]] == 5
+    assert counter.frame_count == 1
+
+
+@whole
+@pytest.mark.parametrize("saliency", ["grad_cam", "input_gradient"])
+def test_a_step_with_saliency_of_its_model_compiles_around_it(saliency):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+    images, labels = data(8)
+    model(images)
+    mixer = SaliencyPatchMix(num_classes=3, saliency=saliency, patch_size=8, p=1.0)
+    torch.manual_seed(0)
+    expected = mixer(images, labels, model)
+    torch.manual_seed(0)
+    step = torch.compile(lambda *batch: mixer(*batch, model), backend="eager")
+    assert equal(step(images, labels), expected)
 
 
 @pytest.mark.slow

@@ -419,6 +419,7 @@ def image(path):
     Image.new("RGB", (16, 16)).save(path)
 
 
+HEAD = ("image", "y")
 ONE_HOT = ("image", "p", "q", "age")
 REFUSED = {
     "nothing": (lambda here: [], "`FOLDER` or `--csv`, but got neither"),
@@ -429,16 +430,42 @@ REFUSED = {
     "no images": (lambda here: [here / "none"], "none holds 2 folders, of which 0 have images"),
     "beside": (lambda here: [here], "1 images lie in .* itself, as beside.png; give a table"),
     "parts": (lambda here: [here / "parts"], "holds test, train, parts of a data set; .*parts/tra"),
+    "parts and more": (
+        lambda here: [here / "parts_and_more"],
+        "holds test, train, parts of a data set; .*more/train",
+    ),
+    "left behind": (
+        lambda here: [here / "left_behind"],
+        "left_behind holds 1 folders, of which 1 have images; give two classes",
+    ),
     "unreadable": (
         lambda here: [here / "bad"],
         "can be read, but got none in 2, as .*a.png",
     ),
     "broken": (
         lambda here: [here / "broken"],
-        "classes or more that can be read, but got 1 of 2",
+        "classes or more that can be read, but got 1 of 2: b/a.png .*cannot identify",
     ),
     "out": (lambda here: [here / "bad", "--out", here], "`--out` to be a file, but .* is a folder"),
     "no table": (lambda here: ["--csv", here / "no.csv"], "no.csv cannot be read .*No such file"),
+    "no header": (
+        lambda here: ["--csv", table(here / "t.csv", [], ())],
+        "to have a column of the images, but got none; name it by --image",
+    ),
+    "two labels": (
+        lambda here: [
+            "--csv",
+            table(here / "t.csv", [("one/a/a.png", "x"), ("one/a/a.png", "y")], ("image", "y")),
+        ],
+        "one label an image in .*, but got x and y for one/a/a.png; take the wrong rows out",
+    ),
+    "other groups": (
+        lambda here: [
+            *("--csv", table(here / "t.csv", [("one/a/a.png", "x"), ("beside.png", "y")], HEAD)),
+            *("--groups", table(here / "g.csv", [("other", "1")], ("image", "group"))),
+        ],
+        "g.csv to have the groups of images of .*, but got none, as for 'one/a/a.png'",
+    ),
     "no text": (lambda here: ["--csv", here / "beside.png"], "in UTF-8, but .* cannot be read"),
     "no column": (
         lambda here: ["--csv", table(here / "t.csv", [], ("image", "what"))],
@@ -475,7 +502,12 @@ REFUSED = {
 def test_bad_input_is_refused_with_a_way_out(tmp_path, case, capsys):
     for name in ("beside", "one/a/a", "parts/train/a", "parts/test/a", "broken/a/a"):
         image(tmp_path / f"{name}.png")
-    for name in ("empty", "none/a", "none/b", "bad/a", "bad/b", "broken/b"):
+    for name in ("parts_and_more/train/a", "parts_and_more/test/a"):
+        image(tmp_path / f"{name}.png")
+    for name in ("left_behind/a/a", "left_behind/__MACOSX/a", "left_behind/@eaDir/a"):
+        image(tmp_path / f"{name}.png")
+    more = ("parts_and_more/annotations",)
+    for name in ("empty", "none/a", "none/b", "bad/a", "bad/b", "broken/b", *more):
         (tmp_path / name).mkdir(parents=True)
     for name in ("bad/a", "bad/b", "broken/b"):
         (tmp_path / name / "a.png").write_text("no image")

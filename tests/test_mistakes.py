@@ -1,6 +1,7 @@
 """Kinds of mistakes that are mended or refused with a way out, each with several inputs."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -576,8 +577,9 @@ class TestWaysOut:
     @pytest.mark.parametrize(
         ("labels", "text"),
         [
-            (["nv", "df"], r"numpy.unique\(labels"),
+            (["nv", "df"], r"the whole data set's once, numpy.unique\(all_labels"),
             ([0, 1], r"torch.as_tensor\(labels\)"),
+            (None, r"a whole batch \(images, labels\)"),
             (torch.zeros(2, 1, dtype=torch.bool), "label_key="),
             (torch.tensor([0.0, 1.0]), r"labels.long\(\)"),
         ],
@@ -590,16 +592,79 @@ class TestWaysOut:
         ("images", "text"),
         [
             ([torch.rand(3, 8, 8)] * 2, r"torch.stack\(tuple\(images\)\)"),
+            ([torch.rand(3, 8, 8), torch.rand(3, 9, 8)], "collate samples of one size"),
+            ([torch.rand(2, 3, 8, 8)] * 2, r"mixer.plan\(view, labels, partner="),
+            ([{"image": torch.rand(3, 8, 8)}] * 2, "collate samples with torch"),
+            ({"image": torch.rand(2, 3, 8, 8)}, r"a whole batch alone, mixer\(batch\)"),
+            (np.zeros((2, 3, 8, 8), np.float32), r"torch.as_tensor\(images\)"),
+            (["a.png", "b.png"], "read the files"),
             (torch.arange(2), "image_key="),
+            (torch.rand(2, 3, 8, 8, 8), "volumes are not mixed"),
         ],
     )
     def test_of_images(self, images, text):
         with pytest.raises((TypeError, ValueError), match=text):
             SaliencyPatchMix(num_classes=3)(images, torch.tensor([0, 1]))
 
+    @pytest.mark.parametrize(
+        ("maps", "text"),
+        [
+            ("fine_grained", "mixer.saliency = 'fine_grained'"),
+            (torch.rand(2, 8, 8, 1), r"maps\[..., 0\]"),
+            (torch.rand(2, 4, 4), "functional.interpolate"),
+        ],
+    )
+    def test_of_maps(self, maps, text):
+        with pytest.raises((TypeError, ValueError), match=text):
+            SaliencyPatchMix(num_classes=3)(torch.rand(2, 3, 8, 8), torch.arange(2), saliency=maps)
+
     def test_of_counts(self):
         with pytest.raises(TypeError, match=r"a dict by class"):
             SaliencyPatchMix(class_counts={0: 5, 1: 3}.values())
+
+    def test_of_counts_without_the_last_class(self):
+        with pytest.raises(ValueError, match=r"spmix_aug.class_counts\(labels, 3\), 0 for"):
+            SaliencyPatchMix(class_counts=[5, 3], num_classes=3)
+        with pytest.raises(ValueError, match="4 counts, but got 5; give one of the two"):
+            SaliencyPatchMix(class_counts=[5, 3, 2, 1, 1], num_classes=4)
+
+    def test_of_a_model_with_more_classes(self):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+        mixer = SaliencyPatchMix(num_classes=3, saliency="input_gradient")
+        with pytest.raises(ValueError, match="give the mixer the model's `num_classes`"):
+            mixer(torch.rand(2, 3, 8, 8), torch.arange(2), model)
+
+    @pytest.mark.parametrize(
+        ("setting", "function", "text"),
+        [
+            ("saliency", lambda images: images.mean(dim=1), "(images, labels, model)"),
+            ("saliency", nn.Conv2d(3, 1, 1), "(images, labels, model)"),
+            ("pairing", lambda labels: labels, "(labels, class_counts, generator)"),
+        ],
+    )
+    def test_of_a_function_of_other_arguments(self, setting, function, text):
+        wanted = rf"`{setting}` to be callable with {re.escape(text)}, but got one with .*wrap it"
+        with pytest.raises(TypeError, match=wanted):
+            SaliencyPatchMix(num_classes=3, **{setting: function})
+
+    @pytest.mark.parametrize(
+        ("labels", "text"),
+        [
+            (np.arange(3).astype(object), r"numpy.asarray\(labels\).astype\(int\)"),
+            ([0.0, 1.0], r"numpy.asarray\(labels\).astype\(int\)"),
+            ([0.0, float("nan")], "NaN; leave such samples out"),
+        ],
+    )
+    def test_of_the_labels_of_a_data_set(self, labels, text):
+        with pytest.raises(TypeError, match=text):
+            TailHeadPairSampler(labels, 2)
+
+    def test_of_a_plan_for_other_images(self):
+        plan = SaliencyPatchMix(num_classes=2).plan(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+        with pytest.raises(ValueError, match="a plan for each batch and size"):
+            plan.images(torch.rand(2, 1, 4, 4))
+        with pytest.raises(ValueError, match="a plan for each part of a batch"):
+            plan.tokens(torch.rand(1, 16, 8))
 
     @pytest.mark.parametrize("name", ["GradCAM", "gradcam", "Border_Contrast"])
     def test_of_a_name_in_other_letters(self, name):
@@ -630,5 +695,20 @@ def test_a_function_that_writes_into_what_it_gets_reaches_nobody():
     images, labels = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 2])
     before = images.clone(), labels.clone()
     SaliencyPatchMix(num_classes=3, saliency=brightness, p=1.0).plan(images, labels)
+    assert torch.equal(images, before[0])
+    assert torch.equal(labels, before[1])
+
+    class OfAModel:
+        needs_model = True
+
+        def __call__(self, images, labels, model):
+            return brightness(images, labels, model)
+
+    def own_partners(labels, counts, generator):
+        return labels.copy_(torch.arange(4))
+
+    mixer = SaliencyPatchMix(num_classes=3, saliency=OfAModel(), pairing=own_partners, p=1.0)
+    mixed, _ = mixer(images, labels, nn.Identity())
+    assert torch.equal(mixed, before[0])
     assert torch.equal(images, before[0])
     assert torch.equal(labels, before[1])

@@ -263,3 +263,24 @@ def test_head_tail_split_at_its_limits():
 
 def test_its_pass_has_nothing_that_accelerate_would_synchronise_as_a_generator():
     assert not hasattr(TailHeadPairSampler(LABELS, 8).sampler, "generator")
+
+
+@pytest.mark.parametrize(("name", "value"), [("tail_fraction", 0.9), ("batch_size", 20)])
+def test_a_setting_that_changes_within_an_epoch_holds_from_the_next_on(name, value):
+    sampler, other = TailHeadPairSampler(LABELS, 10), TailHeadPairSampler(LABELS, 10)
+    batches = iter(sampler)
+    seen = [next(batches)]
+    setattr(sampler, name, value)
+    assert [*seen, *batches] == [*other]
+    setattr(other, name, value)
+    assert [*sampler] == [*other]
+
+
+def test_counts_are_a_copy():
+    sampler, other = (
+        TailHeadPairSampler([0] * 9 + [2] * 3, 4),
+        TailHeadPairSampler([0] * 9 + [2] * 3, 4),
+    )
+    assert sampler.class_counts.clamp_(min=1).tolist() == [9, 1, 3]
+    assert sampler.class_counts.tolist() == [9, 0, 3]
+    assert [*sampler] == [*other]

@@ -341,3 +341,19 @@ def test_batches_of_a_data_set_need_another_collate_function():
     for batch in ([IMAGES, LABELS], {"image": IMAGES, "label": LABELS[:3]}, IMAGES):
         with pytest.raises(ValueError, match=r"`collate_fn` to make a batch.*default_convert"):
             mixing(batch)
+
+
+@pytest.mark.parametrize("persist", [False, True])
+def test_workers_warn_once_and_not_once_an_epoch(persist):
+    collate = SaliencyPatchMixCollate(mixer_of())
+    loader = DataLoader(
+        TensorDataset(300 * IMAGES, LABELS),
+        8,
+        collate_fn=collate,
+        num_workers=1,
+        persistent_workers=persist,
+    )
+    with pytest.raises(UserWarning, match="divide them by 255"):  # an error in tests
+        epoch_of(loader)
+    assert len(epoch_of(loader)) == 4
+    assert len(epoch_of(loader)) == 4

@@ -46,9 +46,10 @@ def look(found: data.Found, number: int, seed: int, out: Path) -> None:
         moments.append(torch.stack([pixels.mean(dim=2), pixels.square().mean(dim=2)]))
     labels = found.labels[read]
     if int(labels.bincount().count_nonzero()) < 2:
+        first = min(reader.unreadable)
         raise data.DataError(
             f"Expected images of two classes or more that can be read, but got {len(read)} of "
-            f"{len(drawn)}: {found.names[drawn[0]]} {reader.unreadable.get(drawn[0], 'can')}."
+            f"{len(drawn)}: {found.names[first]} {reader.unreadable[first]}."
         )
     trouble = page.trouble(found, reader.unreadable, reader.remarks)
     left = found.labels[[i for i in range(len(found.names)) if i not in reader.unreadable]]

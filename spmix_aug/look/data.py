@@ -35,6 +35,7 @@ COLUMNS = {
     "group": "group group_id patient patient_id subject subject_id case_id lesion lesion_id",
     "mask": "mask mask_path segmentation",
 }
+NO_CLASS = (".", "__MACOSX", "@eaDir")  # how folders begin that systems leave behind
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 AT_A_TIME = 256  # images
 ORIENTATION = 274  # of EXIF: 1 is upright, above 4 lies on its side
@@ -75,15 +76,15 @@ def find_in_folders(folder: Path) -> Found:
     if not folder.is_dir():
         got = f"{folder} {'is a file' if folder.exists() else 'does not exist'}"
         raise refuse(got, "check the path, or give a table by --csv")
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith(NO_CLASS))
     beside = [path.name for path in inside if path.is_file() and path.suffix.lower() in ENDINGS]
     images = {path.name: _images_under(path) for path in inside if path.is_dir()}
     classes = [name for name, paths in images.items() if paths]
     if beside:
         raise refuse(f"{len(beside)} images lie in {folder} itself, as {beside[0]}")
-    if images and PARTS.issuperset(map(str.lower, images)):
-        got = f"{folder} holds {', '.join(images)}, parts of a data set"
-        one = max(images, key=lambda name: name.lower().startswith("train"))
+    if classes and PARTS.issuperset(map(str.lower, classes)):
+        got = f"{folder} holds {', '.join(classes)}, parts of a data set"
+        one = max(classes, key=lambda name: name.lower().startswith("train"))
         raise refuse(got, f"give one of them, as {folder / one}")
     if len(classes) < 2:
         got = f"{folder} holds {len(images)} folders, of which {len(classes)} have images"
@@ -158,9 +159,21 @@ def find_in_csv(
         pairs = zip(*(other.cells(held[role]) for role in ("image", "group")), strict=True)
         group_of = {_id_of(name): group for name, group in pairs}
         groups = [group_of.get(_id_of(name), "") for name in image]
+        if not any(groups):
+            raise DataError(
+                f"Expected {groups_file} to have the groups of images of {file}, but got none, as "
+                f"for {image[0]!r}; name the images alike in both."
+            )
     if groups is not None:  # an image of no group is one of its own
         groups = [group or f"row {row}" for row, group in enumerate(groups)]
     masks = table.cells(columns["mask"]) if "mask" in columns else None
+    label_of: dict[str, str] = {}
+    for name, label in zip(names, labels, strict=True):
+        if label_of.setdefault(name, label) != label:
+            raise DataError(
+                f"Expected one label an image in {file}, but got {label_of[name]} and {label} for "
+                f"{name}; take the wrong rows out, or give another --label."
+            )
     numbers = {name: k for k, name in enumerate(classes)}
     indices = torch.tensor([numbers[label] for label in labels])
     one_hot = () if "label" in columns else classes
@@ -180,12 +193,12 @@ class _Table:
                 self.delimiter = max(",;\t", key=header.count)
                 reader = csv.DictReader(lines, delimiter=self.delimiter, restval="")
                 self.rows = [{**row, "": reader.line_num} for row in reader]
+                self.header = list(reader.fieldnames or ())
         except (OSError, UnicodeError, csv.Error) as error:
             raise DataError(
                 f"Expected `--csv` to be a table in UTF-8, but {file} cannot be read ({error}); "
                 "check the path, or save it as CSV in UTF-8."
             ) from error
-        self.header = list(reader.fieldnames or ())
 
     def cells(self, column: str) -> list[str]:
         """Take a column."""

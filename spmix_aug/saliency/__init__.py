@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from spmix_aug._checks import as_choice, expect_type
+from spmix_aug._checks import as_choice, as_function, expect_type
 from spmix_aug.saliency.base import SaliencyProvider
 from spmix_aug.saliency.border import BorderContrast
 from spmix_aug.saliency.cam import GradCAM
@@ -39,7 +39,7 @@ def find_provider(saliency: Any) -> Any:
     """Make the provider of that name; a callable is its own provider.
 
     Raises:
-        TypeError: if `saliency` is neither a name nor callable.
+        TypeError: if `saliency` is neither a name nor callable with what providers are.
         ValueError: if there is no provider of that name.
     """
     a_class = isinstance(saliency, type)
@@ -47,5 +47,5 @@ def find_provider(saliency: Any) -> Any:
         not a_class, "saliency", "to be a provider", saliency, "make one by calling the class"
     )
     if callable(saliency):
-        return saliency
+        return as_function("saliency", saliency, "images, labels, model")
     return PROVIDERS[as_choice("saliency", saliency, PROVIDERS, " or a callable")]()

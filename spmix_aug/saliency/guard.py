@@ -200,6 +200,7 @@ def logits_of(output: Any, num_classes: int | None = None) -> Tensor:
     single = num_classes == 2 and any(item.shape[1] == 1 for item in found)
     two = "return torch.cat([-z, z], dim=1) / 2 for one logit z of two classes"
     wanted = "to return logits (B,K) of K = {k} classes"
-    expect(fitting, "model", wanted, got, two if single else hint, k=num_classes)
+    more = "give the mixer the model's `num_classes`, or a model of as many"
+    expect(fitting, "model", wanted, got, two if single else more, k=num_classes)
     expect(len(fitting) == 1, "model", "to return logits (B,K) once", f"several: {got}", hint)
     return fitting[0].float()
