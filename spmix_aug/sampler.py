@@ -179,6 +179,7 @@ class TailHeadPairSampler(Checked, BatchSampler):
 
     Attributes:
         sampler: this rank's instance-balanced pass.
+        class_counts: `(K,)` int64, for `SaliencyPatchMix(class_counts=...)`.
 
     Raises:
         TypeError: if `labels` is a sampler or does not hold integers.
@@ -220,14 +221,10 @@ class TailHeadPairSampler(Checked, BatchSampler):
         )
         self.tail_fraction, self.gamma = tail_fraction, gamma
         self._counts = torch.bincount(classes)
+        self.class_counts = self._counts.clone()  # into which a user may write
         # Samples sorted by class: a class is drawn first, then one of its run in this order.
         self._by_class = torch.argsort(classes, stable=True)
         self._class_start = self._counts.cumsum(0) - self._counts
-
-    @property
-    def class_counts(self) -> Tensor:
-        """Samples of each class, `(K,)` int64, a copy."""
-        return self._counts.clone()
 
     @property
     def num_balanced(self) -> int:

@@ -234,8 +234,7 @@ class SaliencyPatchMix(nn.Module):
         given = number if counts is None else len(counts)
         wanted, hint = "to have `num_classes` = {number} counts", "give one of the two"
         if given < number:
-            hint = "give spmix_aug.class_counts(labels, {number}), 0 for classes without samples"
-            hint = hint.format(number=number)
+            hint += f", or spmix_aug.class_counts(labels, {number}), 0 where a class has no sample"
         expect(given == number, "class_counts", wanted, given, hint, number=number)
         _checks.require_together(self.mean, self.std)
         wanted = "to be at least `floor`, {floor:g}"

@@ -276,11 +276,10 @@ def test_a_setting_that_changes_within_an_epoch_holds_from_the_next_on(name, val
     assert [*sampler] == [*other]
 
 
-def test_counts_are_a_copy():
+def test_draws_do_not_follow_what_is_written_into_the_counts():
     sampler, other = (
         TailHeadPairSampler([0] * 9 + [2] * 3, 4),
         TailHeadPairSampler([0] * 9 + [2] * 3, 4),
     )
     assert sampler.class_counts.clamp_(min=1).tolist() == [9, 1, 3]
-    assert sampler.class_counts.tolist() == [9, 0, 3]
     assert [*sampler] == [*other]

@@ -29,6 +29,7 @@ def look(found: data.Found, number: int, seed: int, out: Path) -> None:
     Raises:
         DataError: if fewer than two classes have images that can be read.
     """
+    data.require_one_label(found)
     generator = torch.Generator().manual_seed(seed)
     reader = data.Reader(found)
     there = [i for i in range(len(found.names)) if i not in reader.unreadable]

@@ -167,18 +167,27 @@ def find_in_csv(
     if groups is not None:  # an image of no group is one of its own
         groups = [group or f"row {row}" for row, group in enumerate(groups)]
     masks = table.cells(columns["mask"]) if "mask" in columns else None
-    label_of: dict[str, str] = {}
-    for name, label in zip(names, labels, strict=True):
-        if label_of.setdefault(name, label) != label:
-            raise DataError(
-                f"Expected one label an image in {file}, but got {label_of[name]} and {label} for "
-                f"{name}; take the wrong rows out, or give another --label."
-            )
     numbers = {name: k for k, name in enumerate(classes)}
     indices = torch.tensor([numbers[label] for label in labels])
     one_hot = () if "label" in columns else classes
     form = table.delimiter, columns, one_hot, names != image
     return Found(folder, names, indices, classes, (), file, *form, groups, masks)
+
+
+def require_one_label(found: Found) -> None:
+    """Refuse a table that has an image in several classes.
+
+    Raises:
+        DataError: if there is one.
+    """
+    class_of: dict[str, int] = {}
+    for name, k in zip(found.names, found.labels.tolist(), strict=True):
+        if class_of.setdefault(name, k) != k:
+            both = " and ".join(found.classes[of] for of in (class_of[name], k))
+            raise DataError(
+                f"Expected one label an image in {found.csv}, but got {both} for {name}; take the "
+                "wrong rows out, or give another --label."
+            )
 
 
 class _Table:
