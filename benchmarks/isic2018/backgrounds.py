@@ -310,6 +310,7 @@ def backgrounds(results: Results, compared: Mapping[str, Compared | str]) -> str
             body = f"Fold 0:\n\n{stage_table(first, results)}"
             if any(run.key in results.runs for run in runs if run not in first):
                 body += f"\nFolds 0 to 2:\n\n{stage_table(runs, results)}"
+                body += _choice(runs, results)
         else:
             body = stage_table(runs, results)
         if missing:
@@ -317,6 +318,23 @@ def backgrounds(results: Results, compared: Mapping[str, Compared | str]) -> str
             body += f" Not run: {_grouped(missing)}.\n"
         parts.append(f"**{title}**\n\n{body}")
     return "\n".join(parts)
+
+
+def _choice(runs: Sequence[Run], results: Results) -> str:
+    """Write how what was chosen differs from what it is confirmed against, if all went on."""
+    records = finished([run for run in runs if run.arm in CONFIRMED], results)
+    if len(records) < len(CONFIRMED) * len(CHOOSING_FOLDS):
+        return ""
+    held, body = held_images(results.cases, CHOOSING_FOLDS), ""
+    for test in ("exchanged", "same"):
+        predicted = _pooled([of_test(one, test) for one in records], CONFIRMED, CHOOSING_FOLDS)
+        right = {name: correct(p, held.labels) for name, p in predicted.items()}
+        quantities = {BALANCED: ALL, TIED: TIED_CLASSES, NEVI: [NV]}
+        found = measure_levels(right, held.labels, held.lesions, quantities)
+        pairs = [(CHOSEN, "sampler"), (CHOSEN, REMIX), (CHOSEN, ANY), (CEILING, "sampler")]
+        body += f"\nWhat was chosen, with the casts `{test}` (one seed):\n\n"
+        body += _differences(pairs, found)
+    return body
 
 
 def _hopes(compared: Compared) -> str:
