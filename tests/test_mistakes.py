@@ -623,9 +623,7 @@ class TestWaysOut:
             SaliencyPatchMix(class_counts={0: 5, 1: 3}.values())
 
     def test_of_counts_without_the_last_class(self):
-        with pytest.raises(
-            ValueError, match=r"or spmix_aug.class_counts\(labels, 3\), 0"
-        ):
+        with pytest.raises(ValueError, match=r"or spmix_aug.class_counts\(labels, 3\), 0"):
             SaliencyPatchMix(class_counts=[5, 3], num_classes=3)
         with pytest.raises(ValueError, match="4 counts, but got 5; give one of the two"):
             SaliencyPatchMix(class_counts=[5, 3, 2, 1, 1], num_classes=4)
