@@ -71,6 +71,9 @@ class Measured:
 
 @needs_proc
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:.*of a batch that is not mixed yet"
+)  # it mixes twice on purpose
 def test_twenty_thousand_batches_leave_workers_alive_memory_flat_and_classes_as_promised():
     sampler = TailHeadPairSampler(LABELS, BATCH)
     epochs = -(-BATCHES // len(sampler))
