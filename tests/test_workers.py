@@ -343,6 +343,7 @@ def test_batches_of_a_data_set_need_another_collate_function():
             mixing(batch)
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # which ends an epoch
 @pytest.mark.parametrize("persist", [False, True])
 def test_workers_warn_once_and_not_once_an_epoch(persist):
     collate = SaliencyPatchMixCollate(mixer_of())
@@ -353,7 +354,7 @@ def test_workers_warn_once_and_not_once_an_epoch(persist):
         num_workers=1,
         persistent_workers=persist,
     )
-    with pytest.raises(UserWarning, match="divide them by 255"):  # an error in tests
+    with pytest.raises(UserWarning, match="divide them by 255"):
         epoch_of(loader)
     assert len(epoch_of(loader)) == 4
     assert len(epoch_of(loader)) == 4
