@@ -20,6 +20,7 @@ from examples.isic2018.files import write_json, write_whole
 from examples.isic2018.metrics import percent, span
 from spmix_aug.look.background import Told, background_of, colour_and_texture, cross_validate
 
+from . import traps
 from .engine import Collections, Run, read_sources
 from .plan import (
     ANY,
@@ -57,6 +58,10 @@ COLLECTIONS, TOLD = "collections.npz", "background.json"
 BALANCED, TIED, NEVI = "balanced accuracy", ", ".join(sorted(RARE)), "NV"
 ALL = tuple(range(len(CLASSES)))
 TIED_CLASSES, NV = [CLASSES.index(name) for name in RARE], CLASSES.index("NV")
+
+# The differences and quantities that are looked at where there are artefacts.
+TRAPPED_PAIRS = [(CHOSEN, "sampler"), (CHOSEN, REMIX), (CHOSEN, ANY), (CEILING, "sampler")]
+TRAPPED_QUANTITIES = {BALANCED: ALL, TIED: TIED_CLASSES, NEVI: (NV,)}
 
 # What stands in a column of the table over all, if the benchmark has it.
 ROLES = ("sampler", "Remix", "uniform", "exchange", "true masks")
@@ -98,14 +103,15 @@ def verdict(found: Found | None, least: float, bound: float | None = 0.0) -> str
 
 def confirm(results: Results) -> Compared:
     """Compare with exchanged artefacts, on the folds on which nothing was chosen."""
-    records = finished(STAGES["confirm"], results)
-    held = held_images(results.cases, SECOND_FOLDS)
-    predicted = _pooled([of_test(one, "exchanged") for one in records], CONFIRMED, SECOND_FOLDS)
-    quantities = {BALANCED: ALL, TIED: TIED_CLASSES, NEVI: [NV]}
-    right = {name: correct(p, held.labels) for name, p in predicted.items()}
-    found = measure_levels(right, held.labels, held.lesions, quantities)
+    runs = STAGES["confirm"]
+    artefacts = {
+        f"{name} ({artefact})": [CLASSES.index(name)]
+        for name, artefact in zip(traps.TIED, traps.SETS["objects"], strict=True)
+    }
+    found = _trapped(runs, results, SECOND_FOLDS, "exchanged", TRAPPED_QUANTITIES)
+    single = _trapped(runs, results, SECOND_FOLDS, "exchanged", artefacts)
+    usual = _trapped(runs, results, SECOND_FOLDS, "same", TRAPPED_QUANTITIES)
     balanced, tied = found[BALANCED], found[TIED]
-    pairs = [(CHOSEN, "sampler"), (CHOSEN, REMIX), (CHOSEN, ANY), (CEILING, "sampler")]
     shares = [one.share_of_gain(CHOSEN, CEILING, "sampler") for one in (balanced, tied)]
     cells = ["-" if one is None else _share(one) for one in shares]
     hopes = [
@@ -116,9 +122,13 @@ def confirm(results: Results) -> Compared:
     share = f"{BALANCED}, share of the gain of `{CEILING}`: at least 75 %"
     hopes.append((share, cells[0], verdict(shares[0], 0.75)))
     body = (
-        f"{stage_table(STAGES['confirm'], results)}\nWith exchanged artefacts:\n\n"
-        f"{_differences(pairs, found)}"
+        f"{stage_table(runs, results)}\nWith exchanged artefacts:\n\n"
+        f"{_differences(TRAPPED_PAIRS, found)}"
         f"| `{CHOSEN}`, share of the gain of `{CEILING}` | {' | '.join(cells)} | - |\n"
+        "\nBy the artefact that a class had in training, still with exchanged ones:\n\n"
+        f"{_differences(TRAPPED_PAIRS, single)}"
+        "\nWith the artefacts of training:\n\n"
+        f"{_differences(TRAPPED_PAIRS, usual)}"
     )
     roles = ("sampler", REMIX, ANY, CHOSEN, CEILING)
     return Compared(balanced, dict(zip(ROLES, roles, strict=True)), hopes, body)
@@ -232,6 +242,21 @@ def _same_runs() -> list[Run]:
     return STAGES["same"] + [run for run in STAGES["second"] if run.arm in STORED]
 
 
+def _trapped(
+    runs: Sequence[Run],
+    results: Results,
+    folds: Sequence[str],
+    test: str,
+    quantities: Mapping[str, Sequence[int]],
+) -> dict[str, Levels]:
+    """Measure what is to be confirmed in one of the tests with artefacts."""
+    records = [of_test(one, test) for one in finished(runs, results)]
+    held = held_images(results.cases, folds)
+    predicted = _pooled(records, CONFIRMED, folds)
+    right = {name: correct(p, held.labels) for name, p in predicted.items()}
+    return measure_levels(right, held.labels, held.lesions, quantities)
+
+
 def _pooled(
     records: Sequence[Record], names: Sequence[str], folds: Sequence[str]
 ) -> dict[str, Tensor]:
@@ -325,15 +350,12 @@ def _choice(runs: Sequence[Run], results: Results) -> str:
     records = finished([run for run in runs if run.arm in CONFIRMED], results)
     if len(records) < len(CONFIRMED) * len(CHOOSING_FOLDS):
         return ""
-    held, body = held_images(results.cases, CHOOSING_FOLDS), ""
+    body = ""
     for test in ("exchanged", "same"):
-        predicted = _pooled([of_test(one, test) for one in records], CONFIRMED, CHOOSING_FOLDS)
-        right = {name: correct(p, held.labels) for name, p in predicted.items()}
-        quantities = {BALANCED: ALL, TIED: TIED_CLASSES, NEVI: [NV]}
-        found = measure_levels(right, held.labels, held.lesions, quantities)
-        pairs = [(CHOSEN, "sampler"), (CHOSEN, REMIX), (CHOSEN, ANY), (CEILING, "sampler")]
         body += f"\nWhat was chosen, with the casts `{test}` (one seed):\n\n"
-        body += _differences(pairs, found)
+        body += _differences(
+            TRAPPED_PAIRS, _trapped(runs, results, CHOOSING_FOLDS, test, TRAPPED_QUANTITIES)
+        )
     return body
 
 

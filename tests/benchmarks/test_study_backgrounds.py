@@ -233,7 +233,7 @@ def results(cases):
 
 
 def cells_of(table, first):
-    (row,) = (line for line in table.splitlines() if line.startswith(f"| {first} |"))
+    row = next(line for line in table.splitlines() if line.startswith(f"| {first} |"))
     return [cell.strip() for cell in row.strip("|").split("|")][1:]
 
 
@@ -312,6 +312,24 @@ def test_confirmation_is_that_of_slow_loops(results):
     assert {hope[2] for hope in found.hopes} > {"met"}  # some are, some are not
     level_of = found.primary.level(plan.CHOSEN).mean
     assert level_of == pytest.approx(level(plan.CHOSEN, range(7))[0].mean())
+    by_artefact = found.body.split("By the artefact")[1].split("With the artefacts of training")[0]
+    for place, (name, artefact) in enumerate(
+        {"AKIEC": "vignette", "DF": "ruler", "VASC": "hair"}.items()
+    ):
+        assert by_artefact.splitlines()[2].split(" | ")[1 + place].strip("| ") == (
+            f"{name} ({artefact})"
+        )
+        label = [CLASSES.index(name)]
+        pair = minus(level(plan.CHOSEN, label), level("sampler", label))
+        cells = cells_of(by_artefact, f"`{plan.CHOSEN}` minus `sampler`")
+        assert agree(cells[place], *pair)
+    in_training = found.body.split("With the artefacts of training")[1]
+    form, base = (
+        slow_stage(results, f"confirm/{a}", "34", range(7), part=lambda size, _: slice(size))
+        for a in (plan.CHOSEN, "sampler")
+    )
+    cells = cells_of(in_training, f"`{plan.CHOSEN}` minus `sampler`")
+    assert agree(cells[0], *minus(form, base))
     same, *_, none = cells_of(found.body, "sampler")[1:5]
     assert same != none  # the other tests stand above
 
