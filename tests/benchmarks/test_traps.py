@@ -133,7 +133,7 @@ def test_training_images_are_trapped_and_tests_are_alike_for_all(images):
 
 @pytest.mark.parametrize(
     "name",
-    ["exchange_pixels_masks", "exchange_soft_half", "exchange_classifier_last", "exchange_cam"],
+    ["exchange_pixels", "exchange_soft_half", "exchange_classifier_last", "exchange_cam"],
 )
 def test_one_training_serves_all_tests(images, name):
     trainer = Trainer(trapped(name), images)
