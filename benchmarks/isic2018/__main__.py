@@ -4,6 +4,7 @@ python -m benchmarks.isic2018 STAGE --data FOLDER [--minutes 60]
 python -m benchmarks.isic2018 gather   # bring finished runs into results.jsonl and predictions.npz
 python -m benchmarks.isic2018 report   # write tables and figures into REPORT.md, docs/from-53.md
 python -m benchmarks.isic2018 background --data FOLDER    # how much of the class it tells
+python -m benchmarks.isic2018 maps --data FOLDER          # what they leave of artefacts
 python -m benchmarks.isic2018 collections --data FOLDER   # which one each image comes from
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from benchmarks import cifar10_lt
 from benchmarks.records import gather, read, write_cases
+from examples.isic2018.files import write_json
 
 from .backgrounds import (
     COLLECTIONS,
@@ -28,14 +30,15 @@ from .backgrounds import (
     write_backgrounds,
     write_collections,
 )
-from .engine import Run, read_cases
+from .engine import Run, load_images, read_cases
+from .maps import LEFT, MEASURED, measure_left, write_left
 from .plan import MINUTES, STAGES
 from .report import stage_table, write_report
 from .steps import write_steps
 from .worker import start_worker, work
 
 KEPT = Path(__file__).parent
-FROM_DATA = ("background", "collections")
+FROM_DATA = ("background", "maps", "collections")
 STEPS = KEPT.parents[1] / "docs/from-53.md"
 
 
@@ -69,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"the stage {options.stage} needs images: --data FOLDER")
     elif options.stage == "background":
         print(json.dumps(measure_background(options.data, KEPT / TOLD), indent=1))
+    elif options.stage == "maps":
+        left = measure_left(load_images(options.data), MEASURED)
+        write_json(KEPT / LEFT, left)
+        print(write_left(left))
     elif options.stage == "collections":
         write_collections(options.data, KEPT / COLLECTIONS)
     else:

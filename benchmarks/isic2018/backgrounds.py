@@ -22,25 +22,36 @@ from spmix_aug.look.background import Told, background_of, colour_and_texture, c
 
 from . import traps
 from .engine import Collections, Run, read_sources
+from .maps import LEFT, write_left
 from .plan import (
     ANY,
     CEILING,
+    CENTRED,
     CHOOSING_FOLDS,
     CHOSEN,
     CLINICS,
     CONFIRMED,
-    CONTROLS,
-    ELSEWHERE,
     REMIX,
     RHOS,
     SECOND_FOLDS,
     STAGES,
 )
-from .report import NO_RUNS, fill, finished, held_images, of_test, pool_methods, stage_table
-from .statistics import RARE, Found, Levels, average_levels, correct, cross_fit, measure_levels
+from .report import NO_RUNS, Held, fill, finished, held_images, of_test, pool_methods, stage_table
+from .statistics import (
+    RARE,
+    Found,
+    Levels,
+    adjust_to_nv_recall,
+    average_levels,
+    correct,
+    cross_fit,
+    measure_levels,
+)
 
 # Stages of which nothing is shown before all of their runs are done: see PRIMARY.md.
-LOOKED_AT_ONCE = ("final", "second", "confirm", "clinic", "same")
+WHERE = ("confirm", "clinic", "same")
+COMPARED = (*WHERE, *(f"{stage}_second" for stage in WHERE))
+LOOKED_AT_ONCE = ("final", "second", *COMPARED)
 
 # The benchmarks of backgrounds by their stages.
 BACKGROUNDS = {
@@ -49,6 +60,9 @@ BACKGROUNDS = {
     "confirm": "Traps, vignette, ruler and hair, folds 3 and 4: confirmation",
     "clinic": "Another clinic",
     "same": "The same clinics, folds 3 and 4",
+    "confirm_second": "The second form: vignette, ruler and hair, folds 3 and 4",
+    "clinic_second": "The second form: another clinic",
+    "same_second": "The second form: the same clinics, folds 3 and 4",
 }
 
 # Of the same clinics, what other comparisons have run already.
@@ -59,8 +73,7 @@ BALANCED, TIED, NEVI = "balanced accuracy", ", ".join(sorted(RARE)), "NV"
 ALL = tuple(range(len(CLASSES)))
 TIED_CLASSES, NV = [CLASSES.index(name) for name in RARE], CLASSES.index("NV")
 
-# The differences and quantities that are looked at where there are artefacts.
-TRAPPED_PAIRS = [(CHOSEN, "sampler"), (CHOSEN, REMIX), (CHOSEN, ANY), (CEILING, "sampler")]
+# What is looked at where there are artefacts.
 TRAPPED_QUANTITIES = {BALANCED: ALL, TIED: TIED_CLASSES, NEVI: (NV,)}
 
 # What stands in a column of the table over all, if the benchmark has it.
@@ -101,9 +114,8 @@ def verdict(found: Found | None, least: float, bound: float | None = 0.0) -> str
 # ------------------------------------------------------------------------------- comparisons
 
 
-def confirm(results: Results) -> Compared:
-    """Compare with exchanged artefacts, on the folds on which nothing was chosen."""
-    runs = STAGES["confirm"]
+def confirm(results: Results, runs: Sequence[Run], form: str) -> Compared:
+    """Compare a form with exchanged artefacts, on the folds on which nothing was chosen."""
     artefacts = {
         f"{name} ({artefact})": [CLASSES.index(name)]
         for name, artefact in zip(traps.TIED, traps.SETS["objects"], strict=True)
@@ -112,30 +124,31 @@ def confirm(results: Results) -> Compared:
     single = _trapped(runs, results, SECOND_FOLDS, "exchanged", artefacts)
     usual = _trapped(runs, results, SECOND_FOLDS, "same", TRAPPED_QUANTITIES)
     balanced, tied = found[BALANCED], found[TIED]
-    shares = [one.share_of_gain(CHOSEN, CEILING, "sampler") for one in (balanced, tied)]
+    shares = [one.share_of_gain(form, CEILING, "sampler") for one in (balanced, tied)]
     cells = ["-" if one is None else _share(one) for one in shares]
     hopes = [
-        _hope(f"{BALANCED}, minus `{name}`", balanced.difference(CHOSEN, name), 0.08)
+        _hope(f"{BALANCED}, minus `{name}`", balanced.difference(form, name), 0.08)
         for name in ("sampler", REMIX, ANY)
     ]
-    hopes.append(_hope(f"{TIED}, minus `sampler`", tied.difference(CHOSEN, "sampler"), 0.15))
+    hopes.append(_hope(f"{TIED}, minus `sampler`", tied.difference(form, "sampler"), 0.15))
     share = f"{BALANCED}, share of the gain of `{CEILING}`: at least 75 %"
     hopes.append((share, cells[0], verdict(shares[0], 0.75)))
+    pairs = _trapped_pairs(runs, form)
     body = (
         f"{stage_table(runs, results)}\nWith exchanged artefacts:\n\n"
-        f"{_differences(TRAPPED_PAIRS, found)}"
-        f"| `{CHOSEN}`, share of the gain of `{CEILING}` | {' | '.join(cells)} | - |\n"
+        f"{_differences(pairs, found)}"
+        f"| `{form}`, share of the gain of `{CEILING}` | {' | '.join(cells)} | - |\n"
         "\nBy the artefact that a class had in training, still with exchanged ones:\n\n"
-        f"{_differences(TRAPPED_PAIRS, single)}"
+        f"{_differences(pairs, single)}"
         "\nWith the artefacts of training:\n\n"
-        f"{_differences(TRAPPED_PAIRS, usual)}"
+        f"{_differences(pairs, usual)}"
     )
-    roles = ("sampler", REMIX, ANY, CHOSEN, CEILING)
+    roles = ("sampler", REMIX, ANY, form, CEILING)
     return Compared(balanced, dict(zip(ROLES, roles, strict=True)), hopes, body)
 
 
-def clinic(results: Results) -> Compared:
-    """Compare on collections that were not trained on, over the classes that they have.
+def clinic(results: Results, runs: Sequence[Run], form: str) -> Compared:
+    """Compare a form on collections that were not trained on, over the classes that they have.
 
     Lesions and seeds are drawn for each collection without regard to the other: its lesions are
     others, and so are its trainings.
@@ -148,41 +161,50 @@ def clinic(results: Results) -> Compared:
             f"Expected to know the collection of each image, but {COLLECTIONS} is not there: make "
             "it with `python -m benchmarks.isic2018 collections --data FOLDER`."
         )
-    records = finished(STAGES["clinic"], results)
-    means, columns, nevi = [], {}, {}
-    for place, name in enumerate(CLINICS):
-        held = held_images(results.cases, [name])
-        right = {
-            arm: correct(p, held.labels) for arm, p in _pooled(records, ELSEWHERE, [name]).items()
-        }
+    records, names = finished(runs, results), _arms(runs)
+    means, matched, columns, nevi = [], [], {}, {}
+    for place, source in enumerate(CLINICS):
+        held = held_images(results.cases, [source])
+        predicted = _pooled(records, names, [source])
+        right = {arm: correct(p, held.labels) for arm, p in predicted.items()}
+        alike = _at_nv_recall_of("sampler", predicted, held)
         present = held.labels.unique().tolist()
         quantities = {BALANCED: present, NEVI: [NV]}
-        found = measure_levels(right, held.labels, held.lesions, quantities, seed=place)
+        found, level = (
+            measure_levels(of, held.labels, held.lesions, quantities, seed=place)
+            for of in (right, alike)
+        )
         means.append(found[BALANCED])
-        columns[f"`{name}`, {len(present)} classes"] = found[BALANCED]
-        nevi[f"NV, `{name}`"] = found[NEVI]
+        matched.append(level[BALANCED])
+        columns[f"`{source}`, {len(present)} classes"] = found[BALANCED]
+        nevi[f"NV, `{source}`"] = found[NEVI]
     mean = average_levels(means)
     quantities_of = {f"{BALANCED}, both": mean, **columns, **nevi}
-    pairs = [(CHOSEN, "sampler"), (CHOSEN, REMIX), (CEILING, "sampler")]
+    quantities_of["both, at the NV recall of `sampler`"] = average_levels(matched)
+    pairs = [*_pairs(names, form), (CEILING, "sampler")]
     hopes = [
-        _hope(f"{BALANCED}, both, minus `{name}`", mean.difference(CHOSEN, name), 0.02)
+        _hope(f"{BALANCED}, both, minus `{name}`", mean.difference(form, name), 0.02)
         for name in ("sampler", REMIX)
     ]
-    body = f"{_levels(ELSEWHERE, quantities_of)}\n{_differences(pairs, quantities_of)}"
-    roles = {"sampler": "sampler", "Remix": REMIX, "exchange": CHOSEN, "true masks": CEILING}
+    body = (
+        f"{_levels(names, quantities_of)}\n{_differences(pairs, quantities_of)}\n"
+        "The last column was not written down beforehand: in each collection, every seed is "
+        "adjusted to the NV recall that the sampler has there.\n"
+    )
+    roles = {"sampler": "sampler", "Remix": REMIX, "exchange": form, "true masks": CEILING}
     return Compared(mean, roles, hopes, body)
 
 
-def same(results: Results) -> Compared:
-    """Compare where nothing misleads, at exponents that the other fold chooses."""
-    names = [*CONTROLS, *STORED]
+def same(results: Results, runs: Sequence[Run], form: str) -> Compared:
+    """Compare a form where nothing misleads, at exponents that the other fold chooses."""
+    names = _arms(runs)
     held = held_images(results.cases, SECOND_FOLDS)
     sizes = [len(results.cases.part(fold, held=True)) for fold in SECOND_FOLDS]
     folds = torch.tensor([int(fold) for fold in SECOND_FOLDS]).repeat_interleave(
         torch.tensor(sizes)
     )
     plain, moved, exponents = {}, {}, []
-    for name, p in _pooled(finished(_same_runs(), results), names, SECOND_FOLDS).items():
+    for name, p in _pooled(finished(runs, results), names, SECOND_FOLDS).items():
         adjusted, chosen = cross_fit(p, held.labels, folds, held.counts)
         plain[name], moved[name] = correct(p, held.labels), correct(adjusted, held.labels)
         exponents.append(f"`{name}` {' and '.join(f'{one:.1f}' for one in chosen.values())}")
@@ -197,17 +219,17 @@ def same(results: Results) -> Compared:
     hopes = [
         _hope(
             f"{BALANCED}, best exponent, minus `{name}`",
-            best[BALANCED].difference(CHOSEN, name),
+            best[BALANCED].difference(form, name),
             -0.005,
             -0.025,
         )
         for name in ("sampler_remix", "p_0.5")
     ]
     hopes += [
-        _hope(f"{name}, minus `sampler`", columns[name].difference(CHOSEN, "sampler"), -0.02, None)
+        _hope(f"{name}, minus `sampler`", columns[name].difference(form, "sampler"), -0.02, None)
         for name in ("NV, best exponent", "NV, raw")
     ]
-    pairs = [(CHOSEN, name) for name in [*reversed(STORED), *CONTROLS] if name != CHOSEN]
+    pairs = _pairs([*reversed(STORED), *(name for name in names if name not in STORED)], form)
     each = " and ".join(f"fold {fold}" for fold in SECOND_FOLDS)
     body = (
         f"{_levels(names, columns)}\n{_differences(pairs, columns)}\n"
@@ -217,7 +239,7 @@ def same(results: Results) -> Compared:
         "`p_0.5`, the only one of them with maps, had border contrast at 64 pixels a side, the "
         "runs made for this have 32.\n"
     )
-    roles = ("sampler", "sampler_remix", "uniform_any_half", CHOSEN)
+    roles = ("sampler", "sampler_remix", "uniform_any_half", form)
     return Compared(best[BALANCED], dict(zip(ROLES, roles, strict=False)), hopes, body)
 
 
@@ -238,8 +260,24 @@ def other_images(results: Results, stage: str) -> Compared | str:
     return Compared(levels[BALANCED], roles, [], "")
 
 
-def _same_runs() -> list[Run]:
-    return STAGES["same"] + [run for run in STAGES["second"] if run.arm in STORED]
+def runs_of(stage: str) -> list[Run]:
+    """Name the runs that a comparison takes, those of others among them."""
+    stored = [run for run in STAGES["second"] if run.arm in STORED]
+    return STAGES[stage] + (stored if stage.startswith("same") else [])
+
+
+def _arms(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(run.arm for run in runs))
+
+
+def _pairs(names: Sequence[str], form: str) -> list[tuple[str, str]]:
+    """Pair a form with each of the others but true masks."""
+    return [(form, name) for name in names if name not in (form, CEILING)]
+
+
+def _trapped_pairs(runs: Sequence[Run], form: str) -> list[tuple[str, str]]:
+    names = [name for name in ("sampler", REMIX, ANY, CHOSEN) if name in _arms(runs)]
+    return [*_pairs(names, form), (CEILING, "sampler")]
 
 
 def _trapped(
@@ -252,7 +290,7 @@ def _trapped(
     """Measure what is to be confirmed in one of the tests with artefacts."""
     records = [of_test(one, test) for one in finished(runs, results)]
     held = held_images(results.cases, folds)
-    predicted = _pooled(records, CONFIRMED, folds)
+    predicted = _pooled(records, _arms(runs), folds)
     right = {name: correct(p, held.labels) for name, p in predicted.items()}
     return measure_levels(right, held.labels, held.lesions, quantities)
 
@@ -263,6 +301,19 @@ def _pooled(
     """Take the predictions `(S,N,7)` of methods, which all have the same seeds."""
     pooled = {one.name: one.probabilities for one in pool_methods(records, folds)}
     return {name: pooled[name] for name in names}
+
+
+def _at_nv_recall_of(base: str, predicted: Mapping[str, Tensor], held: Held) -> dict[str, Tensor]:
+    """Return 1 where methods are right `(S,N)`, once each seed has the NV recall of `base`."""
+    recalls = correct(predicted[base], held.labels)[:, held.labels == NV].mean(dim=1).tolist()
+    adjusted = {
+        name: [
+            adjust_to_nv_recall(one, held.labels, held.counts, recall)
+            for one, recall in zip(seeds, recalls, strict=True)
+        ]
+        for name, seeds in predicted.items()
+    }
+    return {name: correct(torch.stack(seeds), held.labels) for name, seeds in adjusted.items()}
 
 
 def _hope(of: str, found: Found, least: float, bound: float | None = 0.0) -> tuple[str, str, str]:
@@ -305,12 +356,13 @@ _COMPARISONS = {"confirm": confirm, "clinic": clinic, "same": same}
 
 
 def compare_stage(stage: str, results: Results) -> Compared | str:
-    """Compare one of `confirm`, `clinic` and `same`, or say how much of it was run."""
-    runs = _same_runs() if stage == "same" else STAGES[stage]
+    """Compare what one of `COMPARED` is for, or say how much of it was run."""
+    runs = runs_of(stage)
     done = sum(run.key in results.runs for run in runs)
     if done < len(runs):
         return f"not run ({done} of {len(runs)} runs)"
-    return _COMPARISONS[stage](results)
+    where, _, second = stage.partition("_")
+    return _COMPARISONS[where](results, runs, CENTRED if second else CHOSEN)
 
 
 def backgrounds(results: Results, compared: Mapping[str, Compared | str]) -> str:
@@ -347,22 +399,26 @@ def backgrounds(results: Results, compared: Mapping[str, Compared | str]) -> str
 
 def _choice(runs: Sequence[Run], results: Results) -> str:
     """Write how what was chosen differs from what it is confirmed against, if all went on."""
-    records = finished([run for run in runs if run.arm in CONFIRMED], results)
-    if len(records) < len(CONFIRMED) * len(CHOOSING_FOLDS):
-        return ""
     body = ""
-    for test in ("exchanged", "same"):
-        body += f"\nWhat was chosen, with the casts `{test}` (one seed):\n\n"
-        body += _differences(
-            TRAPPED_PAIRS, _trapped(runs, results, CHOOSING_FOLDS, test, TRAPPED_QUANTITIES)
-        )
+    for form in (CHOSEN, CENTRED):
+        some = [run for run in runs if run.arm in (*CONFIRMED, form)]
+        if any(run.key not in results.runs for run in some):
+            return body
+        pairs = _trapped_pairs(some, form)
+        for test in ("exchanged", "same"):
+            body += f"\n`{form}`, with the casts `{test}` (one seed):\n\n"
+            body += _differences(
+                pairs, _trapped(some, results, CHOOSING_FOLDS, test, TRAPPED_QUANTITIES)
+            )
     return body
 
 
 def _hopes(compared: Compared) -> str:
     """Write what was hoped for beside what was found."""
     rows = "".join(f"| {' | '.join(hope)} |\n" for hope in compared.hopes)
-    return f"| hoped for, of `{CHOSEN}` | found | |\n| --- | --- | --- |\n{rows}"
+    return (
+        f"| hoped for, of `{compared.roles['exchange']}` | found | |\n| --- | --- | --- |\n{rows}"
+    )
 
 
 def _grouped(keys: Sequence[str]) -> str:
@@ -453,7 +509,8 @@ def _sentence_of_background(told: Mapping[str, Any] | None) -> str:
 def write_backgrounds(results: Results, others: Results, page: Path) -> None:
     """Put the table over all benchmarks and their own tables between the marks of a page.
 
-    Beside the page lie the collections of the images and how much the background tells, if known.
+    Beside the page lie, if known, the collections of the images, how much the background tells and
+    what maps leave of artefacts.
 
     Args:
         results: of the study.
@@ -464,17 +521,24 @@ def write_backgrounds(results: Results, others: Results, page: Path) -> None:
         ValueError: if the page lacks a mark, or a collection is needed and not known.
     """
     results = _with_collections(results, page.parent / COLLECTIONS)
-    compared = {stage: compare_stage(stage, results) for stage in _COMPARISONS}
+    compared = {stage: compare_stage(stage, results) for stage in COMPARED}
     benchmarks = {
         "Artefacts exchanged, same clinics": compared["confirm"],
+        "the same, second form": compared["confirm_second"],
         "Another clinic": compared["clinic"],
+        "another clinic, second form": compared["clinic_second"],
         "Same clinics, nothing misleads": compared["same"],
+        "the same clinics, second form": compared["same_second"],
         "Other images, frames exchanged": other_images(others, "framed"),
     }
     path = page.parent / TOLD
     told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    left = page.parent / LEFT
     text = fill(page.read_text(encoding="utf-8"), "overview", overview(benchmarks, told))
-    page.write_text(fill(text, "backgrounds", backgrounds(results, compared)), encoding="utf-8")
+    text = fill(text, "backgrounds", backgrounds(results, compared))
+    if left.exists():
+        text = fill(text, "maps", write_left(json.loads(left.read_text(encoding="utf-8"))))
+    page.write_text(text, encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------ from the data

@@ -45,6 +45,7 @@ from .traps import TESTS, draw_kinds, plant_all
 K = len(CLASSES)
 SIDE = 64
 BATCH = 64
+CROP = (0.5, 1.0)  # of an image's area, in training
 FEWEST = 10  # images of a class in a collection, to be measured there
 CAM_LAYER = {"lite0": "_blocks.10"}  # the last whose features are 4 x 4 and not 2 x 2
 TORCHVISION_MIXERS = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
@@ -341,7 +342,7 @@ class Trainer:
         """Cut, flip and colour the images of a batch: in [0, 1], and their maps where needed."""
         chosen = self.train[batch]
         size = (self.pixels.shape[2], self.pixels.shape[3])
-        boxes = random_boxes(len(batch), size, (0.5, 1.0))
+        boxes = random_boxes(len(batch), size, CROP)
         flips = torch.rand(len(batch), 2) < 0.5
         factors = 0.8 + 0.4 * torch.rand(len(batch), 3)
         views = crop(self.pixels[chosen].float() / 255, boxes, flips)
@@ -355,7 +356,7 @@ class Trainer:
     def _whole_maps(self) -> Tensor:
         """Compute the maps of all whole training images, `(N,1,H,W)`."""
         pixels = self.pixels[self.train]
-        provider, scale, size = self._provider(), 1, pixels.shape[2:]
+        provider, scale, size = provider_of(self.method), 1, pixels.shape[2:]
         if self.method.saliency == "fine_grained":
             # Its surrounds have fixed sizes, made for images of 600 x 450 pixels.
             provider, scale = FineGrained(size=min(size)), 4
@@ -365,11 +366,6 @@ class Trainer:
                 for part in pixels.split(64)
             ]
         )
-
-    def _provider(self) -> Any:
-        if self.method.saliency == "border_contrast":
-            return BorderContrast(center_prior=self.method.center_prior)
-        return PROVIDERS[self.method.saliency]()
 
     def _balanced_views(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw a second batch, class-balanced, for the mixers that need one."""
@@ -394,7 +390,7 @@ class Trainer:
             saliency=(
                 (lambda images, labels, model: draw(len(images), *images.shape[2:]))
                 if draw
-                else ("spectral_residual" if given else self._provider())
+                else ("spectral_residual" if given else provider_of(method))
             ),
             patch_size=method.patch_size,
             alpha=method.alpha,
@@ -570,6 +566,13 @@ class Trainer:
     def _predict(self, images: Tensor) -> Tensor:
         scale = 1.0 if self.ldam is None else self.ldam.scale
         return predict_with(self.model, images, scale)
+
+
+def provider_of(method: Method) -> Any:
+    """Make the saliency of a method that has neither masks nor constants for maps."""
+    if method.saliency == "border_contrast":
+        return BorderContrast(center_prior=method.center_prior)
+    return PROVIDERS[method.saliency]()
 
 
 def exchange_pixels(images: Tensor, partner: Tensor, maps: Tensor, blur: float) -> Tensor:

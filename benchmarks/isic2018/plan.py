@@ -142,6 +142,8 @@ CHOSEN, CEILING, REMIX, ANY = "exchange", "exchange_masks", "sampler_remix", "un
 CONFIRMED = [CHOSEN, "sampler", REMIX, ANY, CEILING]
 ELSEWHERE = [CHOSEN, "sampler", REMIX, CEILING]
 CONTROLS = [CHOSEN, "remix_half", "uniform_any_half", "papers_logit_adjusted"]
+# A second form, written down after the first was confirmed; it is compared with the same others.
+CENTRED = "exchange_centred"
 CLINICS = ("vidir_modern", "rosendahl")
 RHOS = (0.25, 0.6, 0.9)
 
@@ -171,7 +173,20 @@ def _at(rho: float) -> list[Run]:
     return _runs(f"rho_{rho}", ["sampler", CHOSEN], ("0",), range(1), traps="casts", rho=rho)
 
 
+def _second(runs: list[Run]) -> list[Run]:
+    """Run the second form of the exchange wherever the first was, beside all that was run there."""
+    form = METHODS[CENTRED]
+    firsts = [run for run in runs if run.arm == CHOSEN]
+    stage = f"{firsts[0].stage}_second"
+    return [replace(run, stage=stage, arm=CENTRED, method=form) for run in firsts] + runs
+
+
 _FINAL_RUNS = _runs("final", FINAL, FINAL_FOLDS, range(5))
+_BACKGROUNDS = {
+    "confirm": _runs("confirm", CONFIRMED, SECOND_FOLDS, range(5), traps="objects"),
+    "clinic": _runs("clinic", ELSEWHERE, CLINICS, range(5)),
+    "same": _runs("same", CONTROLS, SECOND_FOLDS, range(5)),
+}
 
 STAGES = {
     "choose": _runs(
@@ -253,9 +268,8 @@ STAGES = {
     ),
     "traps": _runs("traps", TRAPPED, CHOOSING_FOLDS, range(1), traps="casts"),
     **{f"rho_{rho}": _at(rho) for rho in RHOS},
-    "confirm": _runs("confirm", CONFIRMED, SECOND_FOLDS, range(5), traps="objects"),
-    "clinic": _runs("clinic", ELSEWHERE, CLINICS, range(5)),
-    "same": _runs("same", CONTROLS, SECOND_FOLDS, range(5)),
+    **_BACKGROUNDS,
+    **{f"{stage}_second": _second(runs) for stage, runs in _BACKGROUNDS.items()},
     # Trains nothing: what "was it mixed" tells of the class.
     "cue": _runs("cue", ["tail_only", "spmix_border", "p_0.5"], ("0",), range(1), "small"),
 }

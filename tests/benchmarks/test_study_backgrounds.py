@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 
 from benchmarks import cifar10_lt
 from benchmarks.isic2018 import __main__ as command
-from benchmarks.isic2018 import backgrounds, engine, plan
+from benchmarks.isic2018 import backgrounds, engine, plan, report
 from benchmarks.isic2018.backgrounds import Compared, compare_stage, overview, verdict
 from benchmarks.isic2018.engine import Collections
 from benchmarks.isic2018.statistics import (
@@ -23,6 +23,7 @@ from benchmarks.isic2018.statistics import (
     average_levels,
     bootstrap_weights,
     choose_exponent,
+    correct,
     measure_levels,
     resample_weights,
 )
@@ -221,13 +222,14 @@ def few_draws(monkeypatch):
     monkeypatch.setattr(backgrounds, "measure_levels", few)
 
 
-SHARES = {plan.CHOSEN: 0.75, plan.CEILING: 0.9, "sampler": 0.3, "p_0.5": 0.6}
+SHARES = {plan.CHOSEN: 0.75, plan.CENTRED: 0.8, plan.CEILING: 0.9, "sampler": 0.3, "p_0.5": 0.6}
 
 
 @pytest.fixture(scope="module")
 def results(cases):
-    """All runs of the three stages and what is stored for them."""
-    runs = [run for stage in ("confirm", "clinic", "same", "second") for run in plan.STAGES[stage]]
+    """All runs of what is compared and what is stored for it."""
+    stages = (*backgrounds.COMPARED, "second")
+    runs = {run.key: run for stage in stages for run in plan.STAGES[stage]}.values()
     records = [record_of(run, cases, SHARES.get(run.arm, 0.5), 1.0) for run in runs]
     return Results({one.key: one for one in records}, cases)
 
@@ -356,11 +358,40 @@ def test_another_clinic_is_the_mean_over_collections_of_the_classes_there(result
         for place in (0, 1):
             assert agree(cells[1 + place], *minus(slow[a][place], slow[b][place]))
     levels = cells_of(found.body, "sampler")
+    own, again = (float(levels[place].split()[0]) for place in (0, -1))
+    assert again == pytest.approx(own, abs=0.2)  # at its own NV recall, or barely less
     for place, fold in enumerate(classes):
         nevi = slow_stage(results, "clinic/sampler", [fold], [NV], place)
         assert levels[3 + place].split()[0] == f"{100 * nevi[0].mean():.1f}"
     assert "`rosendahl`, 6 classes" in found.body
     assert [hope[0][-13:] for hope in found.hopes] == [": at least +2"] * 2
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_all_are_compared_at_the_nv_recall_of_one(results):
+    records = report.finished(plan.STAGES["clinic"], results)
+    held = report.held_images(results.cases, ["vidir_modern"])
+    predicted = backgrounds._pooled(records, ["sampler", plan.CHOSEN], ["vidir_modern"])
+    nevi = held.labels == NV
+    found = backgrounds._at_nv_recall_of("sampler", predicted, held)
+    for base, form in zip(predicted["sampler"], found[plan.CHOSEN], strict=True):
+        asked = (base[nevi].argmax(1) == NV).double().mean()
+        assert 0 <= asked - form[nevi].mean() <= 0.05
+    assert not torch.equal(found[plan.CHOSEN], correct(predicted[plan.CHOSEN], held.labels))
+
+
+@pytest.mark.usefixtures("few_draws")
+@pytest.mark.parametrize("stage", backgrounds.WHERE)
+def test_the_second_form_is_compared_with_the_same_and_with_the_first(results, stage):
+    first, second = (compare_stage(f"{stage}{of}", results) for of in ("", "_second"))
+    assert second.roles == first.roles | {"exchange": plan.CENTRED}
+    assert [hope[0] for hope in second.hopes] == [hope[0] for hope in first.hopes]
+    for name in first.roles.values():
+        if name != plan.CHOSEN:
+            assert second.primary.level(name).mean == first.primary.level(name).mean
+    assert f"| `{plan.CENTRED}` minus `{plan.CHOSEN}` |" in second.body
+    assert f"| `{plan.CENTRED}` minus `sampler` |" in second.body
+    assert plan.CENTRED not in first.body
 
 
 def test_another_clinic_needs_to_know_the_collections(results, cases):
@@ -425,8 +456,9 @@ def test_what_is_unfinished_is_not_run(results, stage, key, count):
 def test_what_was_not_run_is_named_and_what_is_unfinished_not_shown(cases):
     runs = (plan.STAGES["traps"][0], plan.STAGES["confirm"][0])
     results = Results({run.key: record_of(run, cases, 0.5) for run in runs}, cases)
-    compared = {stage: compare_stage(stage, results) for stage in ("confirm", "clinic", "same")}
-    traps, *_, confirm, clinic, _ = backgrounds.backgrounds(results, compared).split("\n**")
+    compared = {stage: compare_stage(stage, results) for stage in backgrounds.COMPARED}
+    parts = backgrounds.backgrounds(results, compared).split("\n**")
+    traps, *_, confirm, clinic, _ = parts[:-3]
     assert "Fold 0:" in traps
     assert "| sampler | 1 |" in traps
     assert "Folds 0 to 2" not in traps
@@ -532,9 +564,10 @@ def test_the_page_gets_all_of_it(results, tmp_path):
     text = page.read_text()
     assert text.count("not run (") == 2  # the other images, in the table and in a sentence
     assert "33.3 of 100" in text
-    for stage in ("confirm", "clinic", "same"):
+    for stage in backgrounds.COMPARED:
         assert compare_stage(stage, results).body in text
-    assert text.count(f"| hoped for, of `{plan.CHOSEN}` | found | |") == 3
+    for form in (plan.CHOSEN, plan.CENTRED):
+        assert text.count(f"| hoped for, of `{form}` | found | |") == 3
 
 
 # ------------------------------------------------------------------------------ from the data

@@ -1,0 +1,87 @@
+"""What mixing leaves of artefacts and lesions, against cases whose answer is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("timm")
+pytest.importorskip("torchvision")
+
+from benchmarks.isic2018 import __main__ as command
+from benchmarks.isic2018 import engine, maps, plan, traps
+from benchmarks.isic2018.engine import Images
+from benchmarks.records import TEST
+
+KINDS = [kind for kinds in traps.SETS.values() for kind in kinds]
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Dark lesions in the middle of light skin, and one in a corner that is in no fold."""
+    labels = torch.tensor([3, 5, 6, 0, 1, 2, 4, 3])
+    masks = torch.zeros(8, 1, 128, 128, dtype=torch.uint8)
+    masks[:, :, 40:88, 40:88] = 1
+    skin = torch.tensor([220, 180, 160], dtype=torch.uint8).view(1, 3, 1, 1)
+    pixels = torch.where(masks == 1, torch.tensor(70, dtype=torch.uint8), skin)
+    folds = torch.tensor([0, 1, 2, 0, 1, 2, 0, TEST])
+    masks[7] = 0
+    return Images(labels, torch.arange(8), folds, np.full(8, ""), pixels, masks)
+
+
+@pytest.fixture(autouse=True)
+def _whole_images(monkeypatch):
+    """No crops, so that patches end where lesions do."""
+    whole = torch.tensor([0.0, 0.0, 128.0, 128.0])
+    monkeypatch.setattr(maps, "random_boxes", lambda number, size, scale: whole.repeat(number, 1))
+
+
+def test_true_masks_leave_the_lesion_and_no_artefact(images):
+    left = maps.measure_left(images, {"masks": plan.METHODS["exchange_masks"]})["masks"]
+    assert list(left) == KINDS
+    for found in left.values():
+        assert found["lesion"] == pytest.approx(1, abs=1e-3)  # the threshold is soft
+        assert found["artefact"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_uniform_ratio_leaves_the_same_of_all(images):
+    method = replace(plan.METHODS["uniform_any"], saliency="border_contrast", floor=0.65)
+    left = maps.measure_left(images, {"uniform": method})["uniform"]
+    for found in left.values():
+        assert found == pytest.approx({"artefact": 0.65, "lesion": 0.65})
+
+
+def test_a_prior_for_the_middle_leaves_less_of_a_ruler(images):
+    left = maps.measure_left(images, {n: plan.METHODS[n] for n in ("exchange", plan.CENTRED)})
+    ruler = {name: found["ruler"]["artefact"] for name, found in left.items()}
+    assert ruler[plan.CENTRED] < ruler["exchange"] - 0.1
+
+
+def test_the_global_stream_is_left_alone(images, monkeypatch):
+    monkeypatch.undo()
+    state = torch.get_rng_state()
+    first, again = (maps.measure_left(images, {"a": plan.METHODS["exchange"]}) for _ in range(2))
+    assert first == again
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_table_has_casts_together_and_the_command_keeps_all(tmp_path, monkeypatch, images):
+    monkeypatch.setattr(command, "KEPT", tmp_path)
+    monkeypatch.setattr(command, "load_images", lambda data: images)
+    command.main(["maps", "--data", "anywhere"])
+    left = command.json.loads((tmp_path / maps.LEFT).read_text())
+    assert list(left) == list(maps.MEASURED)
+    table = maps.write_left(left)
+    row = next(line for line in table.splitlines() if line.startswith("| exchange |"))
+    cells = [float(cell) for cell in row.strip("| ").split("|")[1:]]
+    casts = [left["exchange"][kind]["artefact"] for kind in traps.SETS["casts"]]
+    assert cells[0] == pytest.approx(100 * sum(casts) / 3, abs=0.051)
+    assert cells[2] == pytest.approx(100 * left["exchange"]["ruler"]["artefact"], abs=0.051)
+    assert cells[7] == pytest.approx(100 * left["exchange"]["hair"]["lesion"], abs=0.051)
+
+
+def test_what_is_kept_is_of_the_methods_that_are_measured():
+    left = command.json.loads((command.KEPT / maps.LEFT).read_text())
+    assert set(left) == set(maps.MEASURED)
+    assert engine.CROP == maps.CROP
