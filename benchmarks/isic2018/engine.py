@@ -24,7 +24,7 @@ from benchmarks.records import TEST, Cases, Record
 from examples.isic2018.data import CLASSES, LesionImages, folds_of, read_lesion_mask, read_records
 from examples.isic2018.origin import commit
 from examples.isic2018.views import MEAN, STD
-from spmix_aug import SaliencyPatchMix, TailHeadPairSampler, class_counts
+from spmix_aug import MixPlan, SaliencyPatchMix, TailHeadPairSampler, class_counts
 from spmix_aug.functional import soft_threshold_scores
 from spmix_aug.saliency import PROVIDERS, BorderContrast, FineGrained, GradCAM
 
@@ -74,6 +74,7 @@ class Method:
     match: str = "nothing"  # or skin, size: the most similar of a few eligible partners
     backgrounds: int = 1  # partners of each sample, whose mixes are averaged
     random_strength: bool = False  # each sample takes a random share, 0 to 1, of its partner's part
+    hard: bool = False  # each patch is the own image's alone, or the partner's
     blur: float = 0.0  # of a mask of pixels in place of patches, in sides of the image; 0 is none
     soft_half: bool = False  # half of the samples, drawn anew, keep to ratios of 0.5 to 0.8
     target: str = "own"
@@ -477,6 +478,8 @@ class Trainer:
             if self.method.random_strength:
                 strength = torch.rand(len(labels), 1, 1, generator=self.generator)
                 plan = replace(plan, ratios=1 - strength * (1 - plan.ratios))
+            if self.method.hard:
+                plan = hardened(plan)
             if self.method.soft_half:  # what the papers' bounds make of the same scores
                 is_soft = torch.rand(len(labels), 1, 1, generator=self.generator) < 0.5
                 soft = (0.5 + 0.5 * plan.ratios).clamp(max=0.8)
@@ -573,6 +576,11 @@ def provider_of(method: Method) -> Any:
     if method.saliency == "border_contrast":
         return BorderContrast(center_prior=method.center_prior)
     return PROVIDERS[method.saliency]()
+
+
+def hardened(plan: MixPlan) -> MixPlan:
+    """Round the ratios of a plan to 0 and 1."""
+    return replace(plan, ratios=(plan.ratios > 0.5).to(plan.ratios.dtype))
 
 
 def exchange_pixels(images: Tensor, partner: Tensor, maps: Tensor, blur: float) -> Tensor:

@@ -11,7 +11,7 @@ from examples.isic2018.data import CLASSES
 from examples.isic2018.metrics import percent
 from spmix_aug import SaliencyPatchMix
 
-from .engine import BATCH, CROP, Images, K, Method, crop, provider_of, random_boxes
+from .engine import BATCH, CROP, Images, K, Method, crop, hardened, provider_of, random_boxes
 from .plan import CHOOSING_FOLDS, METHODS
 from .traps import SETS, TIED, plant_all
 
@@ -21,7 +21,7 @@ MEASURED = {
     "exchange_spectral": replace(METHODS["exchange"], saliency="spectral_residual"),
     **{name: METHODS[name] for name in METHODS if name.startswith("exchange_centred")},
     "exchange": METHODS["exchange"],
-    "exchange_masks": METHODS["exchange_masks"],
+    **{name: METHODS[name] for name in METHODS if name.startswith("exchange_masks")},
 }
 PARTS = ("artefact", "lesion")
 
@@ -103,6 +103,8 @@ def _left(method: Method, views: Tensor, changed: Tensor, lesions: Tensor) -> Te
     maps = lesions.squeeze(1) if has_masks else None
     labels = torch.zeros(2 * half, dtype=torch.int64)
     plan = mixer.plan(views, labels, saliency=maps, partner=partner)
+    if method.hard:
+        plan = hardened(plan)
     # Mixing is linear: with nothing in the partners, what comes out is what is left of the own.
     parts = torch.cat([changed, lesions], dim=1)
     parts[half:] = 0

@@ -92,7 +92,6 @@ EXCHANGES = {
     "exchange": EXCHANGE,
     "exchange_half": replace(EXCHANGE, p=0.5),
     "exchange_masks": MASKS,
-    "exchange_masks_half": replace(MASKS, p=0.5),
     "exchange_pixels": replace(EXCHANGE, blur=1 / 16),
     "exchange_random": replace(EXCHANGE, random_strength=True),
     "exchange_soft_half": replace(EXCHANGE, soft_half=True),
@@ -100,7 +99,8 @@ EXCHANGES = {
     "exchange_cam": replace(EXCHANGE, cam_epochs=4),
     "exchange_centred": replace(EXCHANGE, center_prior=0.3),
     "exchange_centred_coarse": replace(EXCHANGE, center_prior=0.3, patch_size=8),
-    "sampler_classifier_last": replace(SAMPLER, classifier_last=True),
+    "exchange_centred_hard": replace(EXCHANGE, center_prior=0.3, hard=True),
+    "exchange_masks_hard": replace(MASKS, hard=True),
     "papers_logit_adjusted": replace(PAPERS, loss="logit_adjusted"),
 }
 
@@ -130,13 +130,13 @@ TRAPPED = [
     "exchange_classifier_last",
     "p_0.5",
     "exchange_random",
-    "exchange_masks_half",
     "remix_half",
     "uniform_any_half",
-    "sampler_classifier_last",
     "exchange_cam",
     "exchange_centred",
     "exchange_centred_coarse",
+    "exchange_centred_hard",
+    "exchange_masks_hard",
 ]
 CHOSEN, CEILING, REMIX, ANY = "exchange", "exchange_masks", "sampler_remix", "uniform_any_half"
 CONFIRMED = [CHOSEN, "sampler", REMIX, ANY, CEILING]
