@@ -482,6 +482,8 @@ def _sentence(where: str, found: Compared | str) -> str:
         f"({'within' if inside else 'beyond'} what chance explains) and "
         f"{100 * _gain(found, 'Remix').mean:+.1f} against Remix"
     )
+    if found.hopes and all(how == "met" for *_, how in found.hopes):
+        text += "; all that was hoped for is met"
     for kind in ("not met", "not shown"):
         if some := [hope for hope, _, how in found.hopes if how == kind]:
             text += f"; {kind}: {'; '.join(some)}"

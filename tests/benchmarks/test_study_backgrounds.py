@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 
 from benchmarks import cifar10_lt
 from benchmarks.isic2018 import __main__ as command
-from benchmarks.isic2018 import backgrounds, engine, plan, report
+from benchmarks.isic2018 import backgrounds, engine, plan, report, traps
 from benchmarks.isic2018.backgrounds import Compared, compare_stage, overview, verdict
 from benchmarks.isic2018.engine import Collections
 from benchmarks.isic2018.statistics import (
@@ -551,11 +551,18 @@ def test_losses_and_what_is_not_shown_are_told():
     assert "gets 49.0 right, 1.0 fewer than no mixing (within what chance explains)" in text
     assert "-1.0 against Remix; not met: y: at least +1; not shown: x: at least +2." in text
     assert cells_of(text, "here")[-1] == "0 of 2"
+    assert "all that was hoped for" not in text
+    met = Compared(levels, roles, [("x: at least +2", "", "met")], "")
+    assert "against Remix; all that was hoped for is met.\n" in overview({"here": met}, None)
 
 
 def test_the_page_gets_all_of_it(results, tmp_path):
     page = tmp_path / "REPORT.md"
-    page.write_text("<!-- overview -->\n<!-- end -->\n<!-- backgrounds -->\n<!-- end -->\n")
+    marks = ("overview", "backgrounds", "maps")
+    page.write_text("".join(f"<!-- {mark} -->\n<!-- end -->\n" for mark in marks))
+    kinds = [kind for kinds in traps.SETS.values() for kind in kinds]
+    left = {"measured": {kind: {"artefact": 0.25, "lesion": 0.75} for kind in kinds}}
+    (tmp_path / backgrounds.LEFT).write_text(json.dumps(left))
     plain = Cases(*(getattr(results.cases, n) for n in ("labels", "groups", "folds")))
     names, numbers = np.unique(results.cases.sources, return_inverse=True)
     np.savez(tmp_path / backgrounds.COLLECTIONS, names=names, numbers=numbers)
@@ -564,6 +571,7 @@ def test_the_page_gets_all_of_it(results, tmp_path):
     text = page.read_text()
     assert text.count("not run (") == 2  # the other images, in the table and in a sentence
     assert "33.3 of 100" in text
+    assert cells_of(text, "measured") == ["25.0"] * 4 + ["75.0"] * 4
     for stage in backgrounds.COMPARED:
         assert compare_stage(stage, results).body in text
     for form in (plan.CHOSEN, plan.CENTRED):
