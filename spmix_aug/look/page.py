@@ -26,10 +26,10 @@ BATCH = 64
 MAP = 64  # at most, of the shorter side of a map
 NAMED = 20  # at most, of files that cannot be read
 SHORTCUT = (
-    "If something beside the objects (ink, a ruler, a cast) goes with a class here and will not in "
-    "the images to come, a network that learned it fails there, and guided mixing, the exchange "
-    "most of all, works against that. If they come from the same sources, the background is valid "
-    "evidence, and guidance may add nothing."
+    "If something beside the objects (a vignette, a ruler, hair) goes with a class here and will "
+    "not in the images to come, a network that learned it fails there, and the exchange works "
+    "against that. If they come from the same sources, the background is valid evidence, and "
+    "guidance may add nothing."
 )
 NO_SHORTCUT = "There is no such shortcut that guided mixing could take away."
 MUCH = 0.05  # above guessing
