@@ -257,7 +257,7 @@ def test_the_page_is_made_from_the_kept_files(tmp_path):
         re.sub(r"(<!-- (?!end).*? -->\n).*?(<!-- end -->)", r"\1\2", text, flags=re.DOTALL)
     )
     assert len(emptied.read_text()) < len(text) / 2
-    for beside in (backgrounds.COLLECTIONS, backgrounds.TOLD):
+    for beside in (backgrounds.COLLECTIONS, backgrounds.LEFT, backgrounds.TOLD):
         shutil.copy(PAGE.parent / beside, tmp_path)
     report.write_report(read(command.KEPT), emptied)
     backgrounds.write_backgrounds(read(command.KEPT), read(command.cifar10_lt.KEPT), emptied)
