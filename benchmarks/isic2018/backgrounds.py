@@ -48,9 +48,11 @@ from .statistics import (
     measure_levels,
 )
 
-# Stages of which nothing is shown before all of their runs are done: see PRIMARY.md.
+# Where the first form of the exchange is compared, and then the second.
 WHERE = ("confirm", "clinic", "same")
 COMPARED = (*WHERE, *(f"{stage}_second" for stage in WHERE))
+
+# Stages of which nothing is shown before all of their runs are done: see PRIMARY.md.
 LOOKED_AT_ONCE = ("final", "second", *COMPARED)
 
 # The benchmarks of backgrounds by their stages.

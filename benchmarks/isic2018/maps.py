@@ -19,9 +19,17 @@ LEFT = "maps.json"
 MEASURED = {
     "spmix_border": METHODS["spmix_border"],
     "exchange_spectral": replace(METHODS["exchange"], saliency="spectral_residual"),
-    **{name: METHODS[name] for name in METHODS if name.startswith("exchange_centred")},
-    "exchange": METHODS["exchange"],
-    **{name: METHODS[name] for name in METHODS if name.startswith("exchange_masks")},
+    **{
+        name: METHODS[name]
+        for name in (
+            "exchange",
+            "exchange_centred",
+            "exchange_centred_coarse",
+            "exchange_centred_hard",
+            "exchange_masks",
+            "exchange_masks_hard",
+        )
+    },
 }
 PARTS = ("artefact", "lesion")
 

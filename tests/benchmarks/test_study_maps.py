@@ -10,7 +10,7 @@ pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 
 from benchmarks.isic2018 import __main__ as command
-from benchmarks.isic2018 import engine, maps, plan, traps
+from benchmarks.isic2018 import maps, plan, traps
 from benchmarks.isic2018.engine import Images
 from benchmarks.records import TEST
 
@@ -19,7 +19,7 @@ KINDS = [kind for kinds in traps.SETS.values() for kind in kinds]
 
 @pytest.fixture(scope="module")
 def images():
-    """Dark lesions in the middle of light skin, and one in a corner that is in no fold."""
+    """Dark lesions in the middle of light skin, and a test image that is not to be looked at."""
     labels = torch.tensor([3, 5, 6, 0, 1, 2, 4, 3])
     masks = torch.zeros(8, 1, 128, 128, dtype=torch.uint8)
     masks[:, :, 40:88, 40:88] = 1
@@ -87,4 +87,3 @@ def test_the_table_has_casts_together_and_the_command_keeps_all(tmp_path, monkey
 def test_what_is_kept_is_of_the_methods_that_are_measured():
     left = command.json.loads((command.KEPT / maps.LEFT).read_text())
     assert set(left) == set(maps.MEASURED)
-    assert engine.CROP == maps.CROP
