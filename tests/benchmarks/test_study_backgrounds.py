@@ -325,13 +325,23 @@ def test_confirmation_is_that_of_slow_loops(results):
         pair = minus(level(plan.CHOSEN, label), level("sampler", label))
         cells = cells_of(by_artefact, f"`{plan.CHOSEN}` minus `sampler`")
         assert agree(cells[place], *pair)
-    in_training = found.body.split("With the artefacts of training")[1]
-    form, base = (
-        slow_stage(results, f"confirm/{a}", "34", range(7), part=lambda size, _: slice(size))
-        for a in (plan.CHOSEN, "sampler")
-    )
-    cells = cells_of(in_training, f"`{plan.CHOSEN}` minus `sampler`")
-    assert agree(cells[0], *minus(form, base))
+    for title, number in (
+        ("With the artefacts of training", 0),
+        ("With artefacts at random", 1),
+        ("Without artefacts", 3),
+    ):
+        form, base = (
+            slow_stage(
+                results,
+                f"confirm/{a}",
+                "34",
+                range(7),
+                part=lambda size, _, number=number: slice(number * size, (number + 1) * size),
+            )
+            for a in (plan.CHOSEN, "sampler")
+        )
+        cells = cells_of(found.body.split(title)[1], f"`{plan.CHOSEN}` minus `sampler`")
+        assert agree(cells[0], *minus(form, base))
     same, *_, none = cells_of(found.body, "sampler")[1:5]
     assert same != none  # the other tests stand above
 

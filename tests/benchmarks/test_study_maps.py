@@ -69,19 +69,25 @@ def test_the_global_stream_is_left_alone(images, monkeypatch):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_table_has_casts_together_and_the_command_keeps_all(tmp_path, monkeypatch, images):
+def test_the_command_keeps_what_it_measures_and_prints_a_table(
+    tmp_path, monkeypatch, capsys, images
+):
     monkeypatch.setattr(command, "KEPT", tmp_path)
     monkeypatch.setattr(command, "load_images", lambda data: images)
+    monkeypatch.setattr(command, "MEASURED", {"exchange": plan.METHODS["exchange"]})
     command.main(["maps", "--data", "anywhere"])
     left = command.json.loads((tmp_path / maps.LEFT).read_text())
-    assert list(left) == list(maps.MEASURED)
-    table = maps.write_left(left)
-    row = next(line for line in table.splitlines() if line.startswith("| exchange |"))
-    cells = [float(cell) for cell in row.strip("| ").split("|")[1:]]
-    casts = [left["exchange"][kind]["artefact"] for kind in traps.SETS["casts"]]
-    assert cells[0] == pytest.approx(100 * sum(casts) / 3, abs=0.051)
-    assert cells[2] == pytest.approx(100 * left["exchange"]["ruler"]["artefact"], abs=0.051)
-    assert cells[7] == pytest.approx(100 * left["exchange"]["hair"]["lesion"], abs=0.051)
+    assert left == maps.measure_left(images, command.MEASURED)
+    assert maps.write_left(left) in capsys.readouterr().out
+
+
+def test_the_table_has_casts_together():
+    shares = {kind: (place + 1) ** 2 / 100 for place, kind in enumerate(KINDS)}
+    left = {"a": {kind: {"artefact": of, "lesion": 1 - of} for kind, of in shares.items()}}
+    head, _, row = maps.write_left(left).splitlines()
+    assert head.startswith("| method | artefact, cast | artefact, vignette | artefact, ruler |")
+    # of casts the mean of 1, 4 and 9
+    assert row == "| a | 4.7 | 16.0 | 25.0 | 36.0 | 95.3 | 84.0 | 75.0 | 64.0 |"
 
 
 def test_what_is_kept_is_of_the_methods_that_are_measured():
