@@ -31,6 +31,7 @@ from .plan import (
     CHOSEN,
     CLINICS,
     CONFIRMED,
+    MIDDLE,
     REMIX,
     RHOS,
     SECOND_FOLDS,
@@ -48,9 +49,10 @@ from .statistics import (
     measure_levels,
 )
 
-# Where the first form of the exchange is compared, and then the second.
+# Where the first form of the exchange is compared, then the second, and a control of that.
 WHERE = ("confirm", "clinic", "same")
-COMPARED = (*WHERE, *(f"{stage}_second" for stage in WHERE))
+COMPARED = (*WHERE, *(f"{stage}_second" for stage in WHERE), "confirm_middle")
+FORMS = {"": CHOSEN, "second": CENTRED, "middle": MIDDLE}
 
 # Stages of which nothing is shown before all of their runs are done: see PRIMARY.md.
 LOOKED_AT_ONCE = ("final", "second", *COMPARED)
@@ -65,6 +67,7 @@ BACKGROUNDS = {
     "confirm_second": "The second form: vignette, ruler and hair, folds 3 and 4",
     "clinic_second": "The second form: another clinic",
     "same_second": "The second form: the same clinics, folds 3 and 4",
+    "confirm_middle": "A control, the middle alone: vignette, ruler and hair, folds 3 and 4",
 }
 
 # Of the same clinics, what other comparisons have run already.
@@ -132,13 +135,17 @@ def confirm(results: Results, runs: Sequence[Run], form: str) -> Compared:
     balanced, tied = found[BALANCED], found[TIED]
     shares = [one.share_of_gain(form, CEILING, "sampler") for one in (balanced, tied)]
     cells = ["-" if one is None else _share(one) for one in shares]
-    hopes = [
-        _hope(f"{BALANCED}, minus `{name}`", balanced.difference(form, name), 0.08)
-        for name in ("sampler", REMIX, ANY)
-    ]
-    hopes.append(_hope(f"{TIED}, minus `sampler`", tied.difference(form, "sampler"), 0.15))
-    share = f"{BALANCED}, share of the gain of `{CEILING}`: at least 75 %"
-    hopes.append((share, cells[0], verdict(shares[0], 0.75)))
+    if form == MIDDLE:
+        adds = balanced.difference(CENTRED, form)
+        hopes = [_hope(f"{BALANCED}, `{CENTRED}` minus it", adds, 0.02)]
+    else:
+        hopes = [
+            _hope(f"{BALANCED}, minus `{name}`", balanced.difference(form, name), 0.08)
+            for name in ("sampler", REMIX, ANY)
+        ]
+        hopes.append(_hope(f"{TIED}, minus `sampler`", tied.difference(form, "sampler"), 0.15))
+        share = f"{BALANCED}, share of the gain of `{CEILING}`: at least 75 %"
+        hopes.append((share, cells[0], verdict(shares[0], 0.75)))
     pairs = _trapped_pairs(runs, form)
     body = (
         f"{stage_table(runs, results)}\nWith exchanged artefacts:\n\n"
@@ -283,7 +290,7 @@ def _pairs(names: Sequence[str], form: str) -> list[tuple[str, str]]:
 
 
 def _trapped_pairs(runs: Sequence[Run], form: str) -> list[tuple[str, str]]:
-    names = [name for name in ("sampler", REMIX, ANY, CHOSEN) if name in _arms(runs)]
+    names = [name for name in ("sampler", REMIX, ANY, CHOSEN, CENTRED) if name in _arms(runs)]
     return [*_pairs(names, form), (CEILING, "sampler")]
 
 
@@ -368,8 +375,8 @@ def compare_stage(stage: str, results: Results) -> Compared | str:
     done = sum(run.key in results.runs for run in runs)
     if done < len(runs):
         return f"not run ({done} of {len(runs)} runs)"
-    where, _, second = stage.partition("_")
-    return _COMPARISONS[where](results, runs, CENTRED if second else CHOSEN)
+    where, _, form = stage.partition("_")
+    return _COMPARISONS[where](results, runs, FORMS[form])
 
 
 def backgrounds(results: Results, compared: Mapping[str, Compared | str]) -> str:
@@ -535,6 +542,7 @@ def write_backgrounds(results: Results, others: Results, page: Path) -> None:
     benchmarks = {
         "Artefacts exchanged, same clinics": compared["confirm"],
         "the same, second form": compared["confirm_second"],
+        "the same, a control: the middle alone": compared["confirm_middle"],
         "Another clinic": compared["clinic"],
         "another clinic, second form": compared["clinic_second"],
         "Same clinics, nothing misleads": compared["same"],

@@ -27,6 +27,7 @@ from examples.isic2018.views import MEAN, STD
 from spmix_aug import MixPlan, SaliencyPatchMix, TailHeadPairSampler, class_counts
 from spmix_aug.functional import soft_threshold_scores
 from spmix_aug.saliency import PROVIDERS, BorderContrast, FineGrained, GradCAM
+from spmix_aug.saliency.border import centred_gaussian
 
 from .baselines import (
     CosineClassifier,
@@ -61,7 +62,7 @@ class Method:
     mixer: str = "none"  # mixup, cutmix, remix, balanced_mixup, cmo, spmix
     beta: float = 1.0  # parameter of the Beta distribution of the mixer's weight
     share: float = 1.0  # of the samples, that Remix mixes
-    saliency: str = "border_contrast"  # a provider, or uniform, random, masks
+    saliency: str = "border_contrast"  # a provider, or uniform, random, middle, masks
     center_prior: float | None = None
     saliency_first: bool = False  # maps of whole images, cropped along with them
     patch_size: int = 4
@@ -575,6 +576,10 @@ def provider_of(method: Method) -> Any:
     """Make the saliency of a method that has neither masks nor constants for maps."""
     if method.saliency == "border_contrast":
         return BorderContrast(center_prior=method.center_prior)
+    if method.saliency == "middle":  # the prior without the contrast
+        return lambda images, labels, model: centred_gaussian(
+            images[:, :1], method.center_prior
+        ).expand(len(images), -1, -1)
     return PROVIDERS[method.saliency]()
 
 

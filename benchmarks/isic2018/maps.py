@@ -26,6 +26,7 @@ MEASURED = {
             "exchange_centred",
             "exchange_centred_coarse",
             "exchange_centred_hard",
+            "exchange_middle",
             "exchange_masks",
             "exchange_masks_hard",
         )

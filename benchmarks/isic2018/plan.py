@@ -100,6 +100,7 @@ EXCHANGES = {
     "exchange_centred": replace(EXCHANGE, center_prior=0.3),
     "exchange_centred_coarse": replace(EXCHANGE, center_prior=0.3, patch_size=8),
     "exchange_centred_hard": replace(EXCHANGE, center_prior=0.3, hard=True),
+    "exchange_middle": replace(EXCHANGE, saliency="middle", center_prior=0.3),
     "exchange_masks_hard": replace(MASKS, hard=True),
     "papers_logit_adjusted": replace(PAPERS, loss="logit_adjusted"),
 }
@@ -144,6 +145,8 @@ ELSEWHERE = [CHOSEN, "sampler", REMIX, CEILING]
 CONTROLS = [CHOSEN, "remix_half", "uniform_any_half", "papers_logit_adjusted"]
 # A second form, written down after the first was confirmed; it is compared with the same others.
 CENTRED = "exchange_centred"
+# A control of the second form: its prior without the contrast.
+MIDDLE = "exchange_middle"
 CLINICS = ("vidir_modern", "rosendahl")
 RHOS = (0.25, 0.6, 0.9)
 
@@ -173,12 +176,10 @@ def _at(rho: float) -> list[Run]:
     return _runs(f"rho_{rho}", ["sampler", CHOSEN], ("0",), range(1), traps="casts", rho=rho)
 
 
-def _second(runs: list[Run]) -> list[Run]:
-    """Run the second form of the exchange wherever the first was, beside all that was run there."""
-    form = METHODS[CENTRED]
+def _beside(runs: list[Run], stage: str, arm: str) -> list[Run]:
+    """Run another form of the exchange wherever the first was, beside all that was run there."""
     firsts = [run for run in runs if run.arm == CHOSEN]
-    stage = f"{firsts[0].stage}_second"
-    return [replace(run, stage=stage, arm=CENTRED, method=form) for run in firsts] + runs
+    return [replace(run, stage=stage, arm=arm, method=METHODS[arm]) for run in firsts] + runs
 
 
 _FINAL_RUNS = _runs("final", FINAL, FINAL_FOLDS, range(5))
@@ -186,6 +187,10 @@ _BACKGROUNDS = {
     "confirm": _runs("confirm", CONFIRMED, SECOND_FOLDS, range(5), traps="objects"),
     "clinic": _runs("clinic", ELSEWHERE, CLINICS, range(5)),
     "same": _runs("same", CONTROLS, SECOND_FOLDS, range(5)),
+}
+_SECONDS = {
+    f"{stage}_second": _beside(runs, f"{stage}_second", CENTRED)
+    for stage, runs in _BACKGROUNDS.items()
 }
 
 STAGES = {
@@ -269,7 +274,8 @@ STAGES = {
     "traps": _runs("traps", TRAPPED, CHOOSING_FOLDS, range(1), traps="casts"),
     **{f"rho_{rho}": _at(rho) for rho in RHOS},
     **_BACKGROUNDS,
-    **{f"{stage}_second": _second(runs) for stage, runs in _BACKGROUNDS.items()},
+    **_SECONDS,
+    "confirm_middle": _beside(_SECONDS["confirm_second"], "confirm_middle", MIDDLE),
     # Trains nothing: what "was it mixed" tells of the class.
     "cue": _runs("cue", ["tail_only", "spmix_border", "p_0.5"], ("0",), range(1), "small"),
 }

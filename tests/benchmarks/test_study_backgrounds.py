@@ -404,6 +404,21 @@ def test_the_second_form_is_compared_with_the_same_and_with_the_first(results, s
     assert plan.CENTRED not in first.body
 
 
+@pytest.mark.usefixtures("few_draws")
+def test_a_control_says_what_the_contrast_adds_to_the_prior(results):
+    second, control = (compare_stage(f"confirm_{of}", results) for of in ("second", "middle"))
+    assert control.roles == second.roles | {"exchange": plan.MIDDLE}
+    adds = second.primary.level(plan.CENTRED).mean - control.primary.level(plan.MIDDLE).mean
+    assert adds > 0.02
+    ((asked, found, verdict),) = control.hopes
+    assert asked == f"balanced accuracy, `{plan.CENTRED}` minus it: at least +2"
+    assert found.startswith(f"{100 * adds:+.1f} (")
+    assert verdict == "met"
+    for other in (plan.CHOSEN, plan.CENTRED, "sampler"):
+        assert f"| `{plan.MIDDLE}` minus `{other}` |" in control.body
+    assert plan.MIDDLE not in second.body
+
+
 def test_another_clinic_needs_to_know_the_collections(results, cases):
     plain = Cases(cases.labels, cases.groups, cases.folds)
     with pytest.raises(ValueError, match=r"collections.npz.*isic2018 collections --data FOLDER"):
@@ -468,7 +483,7 @@ def test_what_was_not_run_is_named_and_what_is_unfinished_not_shown(cases):
     results = Results({run.key: record_of(run, cases, 0.5) for run in runs}, cases)
     compared = {stage: compare_stage(stage, results) for stage in backgrounds.COMPARED}
     parts = backgrounds.backgrounds(results, compared).split("\n**")
-    traps, *_, confirm, clinic, _ = parts[:-3]
+    traps, *_, confirm, clinic, _ = parts[:-4]
     assert "Fold 0:" in traps
     assert "| sampler | 1 |" in traps
     assert "Folds 0 to 2" not in traps

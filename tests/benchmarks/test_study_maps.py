@@ -11,7 +11,7 @@ pytest.importorskip("torchvision")
 
 from benchmarks.isic2018 import __main__ as command
 from benchmarks.isic2018 import maps, plan, traps
-from benchmarks.isic2018.engine import Images
+from benchmarks.isic2018.engine import Images, provider_of
 from benchmarks.records import TEST
 
 KINDS = [kind for kinds in traps.SETS.values() for kind in kinds]
@@ -59,6 +59,16 @@ def test_a_prior_for_the_middle_leaves_less_of_a_ruler(images):
     left = maps.measure_left(images, {n: plan.METHODS[n] for n in ("exchange", plan.CENTRED)})
     ruler = {name: found["ruler"]["artefact"] for name, found in left.items()}
     assert ruler[plan.CENTRED] < ruler["exchange"] - 0.1
+
+
+def test_the_control_is_the_prior_without_the_contrast():
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain, centred, middle = (
+        provider_of(plan.METHODS[name])(images, None, None)
+        for name in ("exchange", plan.CENTRED, plan.MIDDLE)
+    )
+    assert torch.equal(middle[0], middle[1])
+    torch.testing.assert_close(centred, plain * middle)
 
 
 def test_the_global_stream_is_left_alone(images, monkeypatch):
