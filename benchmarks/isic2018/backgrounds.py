@@ -269,9 +269,15 @@ def other_images(results: Results, stage: str) -> Compared | str:
         found = cifar10_lt.correct(results, stage, arm, "exchanged")
         right[arm] = torch.stack([found[seed] for seed in cifar10_lt.SEEDS])
     labels = results.cases.labels
-    classes = {BALANCED: range(cifar10_lt.K)}
-    levels = measure_levels(right, labels, torch.arange(len(labels)), classes)
-    return Compared(levels[BALANCED], roles, [], "")
+    classes = {BALANCED: range(cifar10_lt.K), "rarer half": cifar10_lt.TIED}
+    balanced, rare = measure_levels(right, labels, torch.arange(len(labels)), classes).values()
+    form = roles["exchange"]
+    hopes = [
+        _hope(f"accuracy, minus `{name}`", balanced.difference(form, name), 0.08)
+        for name in ("sampler", "remix", "uniform")
+    ]
+    hopes.append(_hope("rarer half, minus `sampler`", rare.difference(form, "sampler"), 0.15))
+    return Compared(balanced, roles, hopes, "")
 
 
 def runs_of(stage: str) -> list[Run]:

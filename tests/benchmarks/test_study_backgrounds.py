@@ -500,14 +500,18 @@ def test_what_was_not_run_is_named_and_what_is_unfinished_not_shown(cases):
 
 
 def others_of(stage="framed", leave=0):
-    """Runs of CIFAR-10-LT, of which all but the exchange err in every second exchanged frame."""
+    """Runs of CIFAR-10-LT in which the exchange is right, and others err with exchanged frames.
+
+    The sampler errs in all of the rarer half, the others in every second image.
+    """
     labels = torch.arange(10).repeat_interleave(4)
     records = {}
     for arm in cifar10_lt.METHODS:
         for seed in cifar10_lt.SEEDS:
             parts = torch.nn.functional.one_hot(labels, 10).repeat(1, 4).float()
             if arm != "exchange":
-                parts[::2, 20:30] = parts[::2, 20:30].roll(1, 1)
+                wrong = slice(20, None) if arm == "sampler" else slice(None, None, 2)
+                parts[wrong, 20:30] = parts[wrong, 20:30].roll(1, 1)
             name = (stage, arm, "test", seed)
             record = Record(*name, {}, "c", "cpu", 1.0, {}, parts.numpy().astype(np.float16))
             records[record.key] = record
@@ -520,6 +524,15 @@ def test_other_images_are_those_with_exchanged_frames():
     found = backgrounds.other_images(others_of(), "framed")
     level = {role: found.primary.level(arm).mean for role, arm in found.roles.items()}
     assert level == {"sampler": 0.5, "Remix": 0.5, "uniform": 0.5, "exchange": 1.0}
+    hoped, differences, how = zip(*found.hopes, strict=True)
+    assert hoped == (
+        "accuracy, minus `sampler`: at least +8",
+        "accuracy, minus `remix`: at least +8",
+        "accuracy, minus `uniform`: at least +8",
+        "rarer half, minus `sampler`: at least +15",
+    )
+    assert [float(one.split()[0]) for one in differences] == [50, 50, 50, 100]
+    assert set(how) == {"met"}
     number = 3 * len(cifar10_lt.METHODS)
     unfinished = backgrounds.other_images(others_of(leave=2), "framed")
     assert unfinished == f"not run ({number - 2} of {number} runs)"
