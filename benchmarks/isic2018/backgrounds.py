@@ -259,7 +259,7 @@ def same(results: Results, runs: Sequence[Run], form: str) -> Compared:
 
 def other_images(results: Results, stage: str) -> Compared | str:
     """Compare on CIFAR-10-LT, or say how much of it was run."""
-    keys = [f"{stage}/{a}/test/{s}" for a in cifar10_lt.METHODS for s in cifar10_lt.SEEDS]
+    keys = cifar10_lt.keys_of(stage)
     done = sum(key in results.runs for key in keys)
     if done < len(keys) or results.cases is None:
         return f"not run ({done} of {len(keys)} runs)"

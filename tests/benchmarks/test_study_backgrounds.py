@@ -508,12 +508,12 @@ def others_of(stage="framed", leave=0):
     records = {}
     for arm in cifar10_lt.METHODS:
         for seed in cifar10_lt.SEEDS:
-            parts = torch.nn.functional.one_hot(labels, 10).repeat(1, 4).float()
+            classes = labels.repeat(4, 1).T.clone()
             if arm != "exchange":
                 wrong = slice(20, None) if arm == "sampler" else slice(None, None, 2)
-                parts[wrong, 20:30] = parts[wrong, 20:30].roll(1, 1)
+                classes[wrong, 2] = (classes[wrong, 2] + 1) % 10
             name = (stage, arm, "test", seed)
-            record = Record(*name, {}, "c", "cpu", 1.0, {}, parts.numpy().astype(np.float16))
+            record = Record(*name, {}, "c", "cpu", 1.0, {}, classes.numpy().astype(np.float16))
             records[record.key] = record
     for key in list(records)[:leave]:
         del records[key]
