@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 
 from benchmarks.isic2018.baselines import cmo, remix
 from benchmarks.isic2018.models import Block
-from benchmarks.isic2018.statistics import bootstrap_weights, interval, resample_weights
+from benchmarks.isic2018.statistics import Levels, measure_levels
 from benchmarks.records import TEST, Cases, Record, Results, gather, read, write_cases, write_run
 from examples.isic2018.files import write_text
 from examples.isic2018.metrics import percent, span
@@ -345,42 +345,32 @@ def keys_of(stage: str) -> list[str]:
     return [f"{stage}/{arm}/test/{seed}" for arm in METHODS for seed in SEEDS]
 
 
-def correct(results: Results, stage: str, arm: str, test: str) -> dict[int, Tensor]:
-    """Return which test images each seed's run gets right, `(N,)` of 0 and 1 by seed."""
-    place = TESTS.index(test) if STAGES[stage].framed else 0
-    found = {}
-    for one in results.runs.values():
-        if (one.stage, one.arm) == (stage, arm) and results.cases is not None:
-            classes = torch.from_numpy(one.predictions[:, place])
-            found[one.seed] = (classes == results.cases.labels).double()
-    return found
-
-
-def difference(a: dict[int, Tensor], b: dict[int, Tensor], labels: Tensor) -> str:
-    """Write accuracy of a minus b in points, with its 95 % interval over images and seeds."""
-    better = torch.stack([a[seed] - b[seed] for seed in SEEDS])
-    generator = torch.Generator().manual_seed(0)
-    images = bootstrap_weights(labels, torch.arange(len(labels)), 1000, generator).double()
-    weights = resample_weights(len(SEEDS), 1000, generator)
-    drawn = ((images @ better.T) * weights).sum(1) / better.numel()
-    return f"{100 * float(better.mean()):+.1f} ({span(*interval(drawn))})"
+def measure(results: Results, stage: str, test: str) -> dict[str, Levels]:
+    """Measure accuracy and the mean recall of the rarer half, by method, in a whole stage."""
+    place, labels = TESTS.index(test) if STAGES[stage].framed else 0, results.cases.labels
+    right = {}
+    for arm in METHODS:
+        runs = [results.runs[f"{stage}/{arm}/test/{seed}"] for seed in SEEDS]
+        classes = torch.from_numpy(np.stack([one.predictions[:, place] for one in runs]))
+        right[arm] = (classes == labels).double()
+    quantities = {"accuracy": range(K), "rarer half": TIED}
+    return measure_levels(right, labels, torch.arange(len(labels)), quantities)
 
 
 def table(results: Results, stage: str, test: str) -> str:
-    """Write the accuracy of each method in a stage whose runs are all done."""
+    """Write the accuracy of each method in a whole stage."""
     lines = [
-        "| method | accuracy | rarer half | minus `sampler` |\n",
-        "| --- | ---: | ---: | --- |\n",
+        "| method | accuracy | rarer half | minus `sampler` | minus `uniform` |\n",
+        "| --- | ---: | ---: | --- | --- |\n",
     ]
-    base = correct(results, stage, "sampler", test)
-    labels = results.cases.labels
+    accuracy, rare = measure(results, stage, test).values()
     for arm in METHODS:
-        found = correct(results, stage, arm, test)
-        hits = torch.stack([*found.values()])
-        rare = percent(float(hits[:, labels >= TIED.start].mean()))
-        against = "-" if arm == "sampler" else difference(found, base, labels)
-        mean = percent(float(hits.mean()))
-        lines.append(f"| {arm} | {mean} | {rare} | {against} |\n")
+        cells = [percent(of.level(arm).mean) for of in (accuracy, rare)]
+        for base in ("sampler", "uniform"):
+            found = accuracy.difference(arm, base)
+            points = f"{100 * found.mean:+.1f} ({span(*found.interval)})"
+            cells.append("-" if arm == base else points)
+        lines.append(f"| {arm} | {' | '.join(cells)} |\n")
     return "".join(lines)
 
 

@@ -264,13 +264,7 @@ def other_images(results: Results, stage: str) -> Compared | str:
     if done < len(keys) or results.cases is None:
         return f"not run ({done} of {len(keys)} runs)"
     roles = {"sampler": "sampler", "Remix": "remix", "uniform": "uniform", "exchange": "exchange"}
-    right = {}
-    for arm in roles.values():
-        found = cifar10_lt.correct(results, stage, arm, "exchanged")
-        right[arm] = torch.stack([found[seed] for seed in cifar10_lt.SEEDS])
-    labels = results.cases.labels
-    classes = {BALANCED: range(cifar10_lt.K), "rarer half": cifar10_lt.TIED}
-    balanced, rare = measure_levels(right, labels, torch.arange(len(labels)), classes).values()
+    balanced, rare = cifar10_lt.measure(results, stage, "exchanged").values()
     form = roles["exchange"]
     hopes = [
         _hope(f"accuracy, minus `{name}`", balanced.difference(form, name), 0.08)
