@@ -48,12 +48,13 @@ SECTIONS = {
     ],
     "What it brings and costs": [
         *("isic2018", "from-53", "training", "study", "primary"),
-        *("performance", "benchmarks", "lesion-focus", "border-variants"),
+        *("cifar10-lt", "performance", "benchmarks", "lesion-focus", "border-variants"),
     ],
 }
 SHOWN = {
     "study": ["benchmarks/isic2018/REPORT.md"],
     "primary": ["benchmarks/isic2018/PRIMARY.md"],
+    "cifar10-lt": ["benchmarks/results/cifar10_lt.md"],
     "training": ["examples/isic2018/README.md"],
     "benchmarks": ["benchmarks/README.md"],
     "lesion-focus": ["benchmarks/results/lesion_focus_fold0.md"],
