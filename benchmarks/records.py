@@ -70,8 +70,8 @@ class Record:
         device: that it ran on.
         seconds: that it took.
         figures: what was measured.
-        predictions: probabilities of the images of its fold, float16 `(N,K)`; N may be 0. Of
-            `cifar10_lt` the classes.
+        predictions: probabilities of the images of its fold, float16 `(N,K)`; N may be 0.
+            `cifar10_lt` keeps the most likely classes instead.
     """
 
     stage: str

@@ -264,7 +264,8 @@ def other_images(results: Results, stage: str) -> Compared | str:
     if done < len(keys) or results.cases is None:
         return f"not run ({done} of {len(keys)} runs)"
     roles = {"sampler": "sampler", "Remix": "remix", "uniform": "uniform", "exchange": "exchange"}
-    balanced, rare = cifar10_lt.measure(results, stage, "exchanged").values()
+    found = cifar10_lt.measure(results, stage, "exchanged")
+    balanced, rare = found[cifar10_lt.ACCURACY], found[cifar10_lt.RARER_HALF]
     form = roles["exchange"]
     hopes = [
         _hope(f"accuracy, minus `{name}`", balanced.difference(form, name), 0.08)
