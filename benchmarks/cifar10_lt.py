@@ -419,7 +419,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/cifar10_lt"), help="folder of finished runs"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, default=SEEDS)
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no run later")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)

@@ -126,3 +126,9 @@ def test_a_stage_needs_images(capsys):
     with pytest.raises(SystemExit, match="2"):
         bench.main(["plain"])
     assert "the stage plain needs images: --data FOLDER" in capsys.readouterr().err
+
+
+def test_a_seed_that_no_report_would_show_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        bench.main(["plain", "--data", ".", "--seeds", "0", "7"])
+    assert "invalid choice: 7" in capsys.readouterr().err
